@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+# Flags for this project's own executables; none of them reaches a user of the library.
+
+add_library(tokenfold_warnings INTERFACE)
+if(MSVC)
+  target_compile_options(tokenfold_warnings INTERFACE
+    /W4 /permissive- $<$<BOOL:${TOKENFOLD_WERROR}>:/WX>)
+else()
+  target_compile_options(tokenfold_warnings INTERFACE
+    -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+    $<$<BOOL:${TOKENFOLD_WERROR}>:-Werror>)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
+    # False alarms from inlined std::string and std::vector (https://gcc.gnu.org/PR105651);
+    # what they look for, the sanitizers find.
+    target_compile_options(tokenfold_warnings INTERFACE -Wno-restrict -Wno-stringop-overflow)
+  endif()
+endif()
+
+add_library(tokenfold_sanitizers INTERFACE)
+if(TOKENFOLD_SANITIZE)
+  target_compile_options(tokenfold_sanitizers INTERFACE
+    -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(tokenfold_sanitizers INTERFACE -fsanitize=address,undefined)
+endif()

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+
+#include "tokenfold/compress/links_by_target.hpp"
+
+namespace tokenfold::compress {
+
+/// FiCoCo's self-preserving compression (arXiv 2411.17686, eq. 7-8): every discarded token gives itself away in
+/// shares that add up to 1, every preserved token averages what it is given with itself at weight 1,
+///
+///   α_ij = C[i, j] / Σ_{j' ∈ J_i} C[i, j']
+///   x_j  ← (x_j + Σ_i α_ij x_i) / (1 + Σ_i α_ij)
+///
+/// A source whose strengths do not sum to a positive finite number gives nothing: it is dropped.
+struct SelfPreserving {
+  /// sum: x_j ← x_j + Σ_i α_ij x_i, not divided (the authors' FiCoCo-L code).
+  Aggregate rule = Aggregate::mean;
+  /// The most that recycled tokens may make up of a preserved one, Σα / (1 + Σα) ≤ share; beyond it the α of that
+  /// token are scaled down. 1: no limit. The paper says that a preserved token keeps at least half of itself,
+  /// which holds only while Σα ≤ 1; 0.5 makes it true. Only for the mean.
+  double max_recycled_share = 1;
+
+  template <HasLayout S>
+  void operator()(const S& sequence, const Partition& partition, const Correlation& correlation,
+                  PlanWriter& writer, Workspace& workspace) const {
+    require_in_range("self-preserving: max_recycled_share", max_recycled_share, 0, 1);
+    Workspace::Frame frame(workspace);
+    const Span<double> total = workspace.take<double>(correlation.source_count());
+    for (Index i = 0; i < total.size(); ++i) {
+      double sum = 0;
+      for (const double strength : correlation.strengths(i)) {
+        sum += strength;
+      }
+      total[i] = std::isfinite(sum) && sum > 0 ? sum : 0;
+    }
+    const detail::LinksByTarget links(
+        sequence.layout.tokens(), correlation,
+        [&](Index i, Index l) {
+          return total[i] > 0 ? correlation.strengths(i)[l] / total[i] : 0.0;
+        },
+        workspace);
+
+    const double most = max_recycled_share / (1 - max_recycled_share);  // +∞ at 1
+    for (const Token token : partition.preserved) {
+      double recycled = 0;
+      for (const auto& link : links[token]) {
+        recycled += link.strength;
+      }
+      double scale = 1;
+      if (rule == Aggregate::mean) {
+        const double limited = std::min(recycled, most);
+        scale = recycled > 0 ? limited / recycled : 1;
+        recycled = limited;
+      } else {
+        recycled = 0;  // nothing to divide by but 1
+      }
+      writer.begin_row(token);
+      writer.add(token, 1 / (1 + recycled));
+      for (const auto& link : links[token]) {
+        writer.add(link.source, scale * link.strength / (1 + recycled));
+      }
+    }
+  }
+};
+
+}  // namespace tokenfold::compress

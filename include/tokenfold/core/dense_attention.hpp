@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "tokenfold/core/attention.hpp"
+
+namespace tokenfold {
+
+/// Which part of the sequence a dense source covers; by default all of it.
+struct DenseAttentionOptions {
+  AttentionKind kind = AttentionKind::probabilities;
+  /// Row of the sequence that the first stored query / key belongs to: a single last row of a sequence
+  /// of P tokens is {.first_query = P − 1}, a [CLS] row over the patches only is {.first_key = 1}.
+  Index first_query = 0;
+  Index first_key = 0;
+};
+
+/// Attention that the engine has materialised: [heads][queries][keys], any head and row stride.
+///
+/// Cost: each question is one streaming pass over the rows and keys that it asks about, all heads.
+template <class T>
+class DenseAttention {
+ public:
+  using Element = std::remove_const_t<T>;
+  using Answer = Accumulator<Element>;
+
+  /// `heads`: [H][queries][keys]; a matrix is taken as one head, that is, as already averaged.
+  explicit DenseAttention(HeadsView<const Element> heads, DenseAttentionOptions options = {})
+      : heads_(heads), options_(options) {
+    require(options.first_query >= 0 && options.first_key >= 0,
+            "dense attention: negative first row (query ", options.first_query, ", key ",
+            options.first_key, ")");
+  }
+
+  AttentionKind kind() const { return options_.kind; }
+  Range queries() const { return {options_.first_query, options_.first_query + heads_.tokens()}; }
+  Range keys() const { return {options_.first_key, options_.first_key + heads_.dim()}; }
+  Index heads() const { return heads_.heads(); }
+
+  void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
+                Workspace& workspace) const {
+    check(queries, keys);
+    Workspace::Frame frame(workspace);
+    const Span<Index> used = workspace.take<Index>(queries.size());
+    Index count = 0;
+    for (Index q = 0; q < queries.size(); ++q) {
+      if (weights[q] != Answer(0)) {
+        used[count++] = q;
+      }
+    }
+    auto sum = detail::as_vector(out);
+    sum.setZero();
+    for (Index h = 0; h < heads_.heads(); ++h) {
+      // Four rows a pass: `out` then goes through the cache once for four rows of attention.
+      Index i = 0;
+      for (; i + 4 <= count; i += 4) {
+        const Index a = used[i], b = used[i + 1], c = used[i + 2], d = used[i + 3];
+        sum += weights[a] * row(h, queries, a, keys) + weights[b] * row(h, queries, b, keys) +
+               weights[c] * row(h, queries, c, keys) + weights[d] * row(h, queries, d, keys);
+      }
+      for (; i < count; ++i) {
+        sum += weights[used[i]] * row(h, queries, used[i], keys);
+      }
+    }
+    sum *= head_share();
+  }
+
+  void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
+             Workspace&) const {
+    check(queries, keys);
+    const auto u = detail::as_vector(weights);
+    auto sum = detail::as_vector(out);
+    sum.setZero();
+    for (Index h = 0; h < heads_.heads(); ++h) {
+      for (Index q = 0; q < queries.size(); ++q) {
+        out[q] += row(h, queries, q, keys).dot(u);
+      }
+    }
+    sum *= head_share();
+  }
+
+  void rows(Span<const Token> rows, Range keys, MatrixView<Answer> out, Workspace&) const {
+    detail::check_attention_rows(rows, queries());
+    check({}, keys);
+    auto sums = out.map();
+    sums.setZero();
+    for (Index h = 0; h < heads_.heads(); ++h) {
+      for (Index i = 0; i < rows.size(); ++i) {
+        sums.row(i) += row(h, {0, 0}, rows[i], keys).transpose();
+      }
+    }
+    sums *= head_share();
+  }
+
+ private:
+  void check(Range queries, Range keys) const {
+    detail::check_attention_range("query", queries, this->queries());
+    detail::check_attention_range("key", keys, this->keys());
+  }
+  Answer head_share() const { return Answer(1) / static_cast<Answer>(heads_.heads()); }
+
+  /// Keys `keys` of head h and sequence row `queries.begin + q`, as a column vector in `Answer`.
+  auto row(Index h, Range queries, Index q, Range keys) const {
+    const Element* data = heads_.data() + h * heads_.head_stride() +
+                          (queries.begin + q - options_.first_query) * heads_.token_stride() +
+                          (keys.begin - options_.first_key);
+    return detail::ConstVectorMap<Element>(data, keys.size()).template cast<Answer>();
+  }
+
+  HeadsView<const Element> heads_;
+  DenseAttentionOptions options_;
+};
+
+template <class T>
+DenseAttention(HeadsView<T>, DenseAttentionOptions = {}) -> DenseAttention<std::remove_const_t<T>>;
+
+/// Attention that is already averaged over the heads: one [queries][keys] matrix.
+template <class M>
+auto head_mean_attention(M&& matrix, DenseAttentionOptions options = {}) {
+  const auto view = MatrixView(matrix);
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(view.data())>>;
+  return DenseAttention<T>(HeadsView<const T>(MatrixView<const T>(view)), options);
+}
+
+}  // namespace tokenfold

@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tokenfold/core/views.hpp"
+#include "tokenfold/core/workspace.hpp"
+
+namespace tokenfold {
+
+/// How the positions of the tokens continue after a reduction; see `ReductionPlan::positions`.
+enum class PositionRule {
+  original,  ///< every token keeps the position it had; gaps remain
+  packed,    ///< no gaps: the text after the image moves up
+};
+
+/// A reduction, once decided: X' = W · X with W sparse, [output tokens × input tokens].
+///
+/// The plan is a few kilobytes of CSR arrays (32-bit indices, float weights) that do not depend on what is
+/// reduced, so one plan serves hidden states, embeddings, position rows, K and V alike, and may be shipped
+/// to any device. Rows of W are in output order; columns within a row ascend.
+class ReductionPlan {
+ public:
+  Index input_tokens() const { return input_tokens_; }
+  Index output_tokens() const { return static_cast<Index>(kept_.size()); }
+
+  /// Per output row, the input row that it continues; −1 for a synthetic token. Ascending (synthetic ones
+  /// aside) unless the method was asked for another order.
+  Span<const Token> kept() const { return kept_; }
+
+  /// W as CSR: row r has the entries offsets()[r] … offsets()[r + 1] − 1.
+  Span<const Token> offsets() const { return offsets_; }
+  Span<const Token> columns() const { return columns_; }
+  Span<const float> weights() const { return weights_; }
+
+  /// Per entry of W, which share of that input token lives on in that output token: 1 for a preserved token
+  /// in its own row, else the entry divided by its column's sum over the rows that absorb it. The shares of
+  /// an input token sum to 1, or to 0 if it was dropped.
+  Span<const float> shares() const { return shares_; }
+
+  /// Output rows of the visual tokens, synthetic ones included.
+  Range visual() const { return visual_out_; }
+  /// Number of synthetic output rows.
+  Index extra_tokens() const { return std::count(kept_.begin(), kept_.end(), no_token); }
+
+  /// True if every output row is an unchanged input row: then `kept()` alone says everything, and an
+  /// engine that cannot rewrite embeddings can still use the plan.
+  bool selects_only() const { return selects_only_; }
+  /// True if nothing changes at all.
+  bool is_identity() const {
+    return selects_only_ && output_tokens() == input_tokens_ &&
+           std::is_sorted(kept_.begin(), kept_.end());
+  }
+
+  /// out = W · tokens. `tokens`: [input_tokens × D], `out`: [output_tokens × D], any D, row strides as the
+  /// caller has them; row-major Eigen objects or views. Throws on a wrong shape or if they overlap.
+  /// One pass over the rows that contribute; sums are kept in float (double for double).
+  template <class In, class Out>
+  void apply(const In& tokens, Out&& out) const {
+    using T = typename decltype(MatrixView(tokens))::Element;
+    apply_views<T>(MatrixView(tokens), MatrixView<T>(out));
+  }
+
+  /// The way back: every preserved token's row of `reduced` returns to its place, every merged token gets
+  /// the mix of the rows that absorbed it (by `shares`), every dropped token gets `fill`.
+  /// `reduced`: [output_tokens × D], `out`: [input_tokens × D].
+  template <class In, class Out>
+  void unmerge(const In& reduced, Out&& out, double fill = 0) const {
+    using T = typename decltype(MatrixView(reduced))::Element;
+    unmerge_views<T>(MatrixView(reduced), MatrixView<T>(out), fill);
+  }
+
+  /// How many input tokens each output token stands for, given the same of the input: conserves the sum,
+  /// tokens that were dropped excepted. `in`: [input_tokens], `out`: [output_tokens].
+  void sizes(Span<const float> in, Span<float> out) const;
+
+  /// The positions that the engine's next layer needs. `in`: [planes × input_tokens], plane-major (one plane
+  /// for RoPE, three for M-RoPE: t, h, w); `out`: [planes × output_tokens].
+  ///
+  /// original: every row keeps its position; a synthetic token gets that of the last visual row.
+  /// packed, one plane: the first position, then counting up by one.
+  /// packed, several planes: visual tokens keep their grid positions; what follows the image moves up so
+  /// that it starts one after the largest position kept.
+  /// Returns the position at which generation continues.
+  std::int32_t positions(PositionRule rule, MatrixView<const std::int32_t> in,
+                         MatrixView<std::int32_t> out) const;
+
+  /// The plan of `*this` followed by `next`: W = W_next · W. Throws if the sizes do not meet.
+  ReductionPlan then(const ReductionPlan& next) const {
+    Workspace workspace;
+    ReductionPlan composed;
+    compose(*this, next, workspace, composed);
+    return composed;
+  }
+
+  /// The plan for the rows `rows` alone, renumbered from 0: for callers who keep only those, such as a
+  /// projector that is fed the patches without [CLS]. Throws if a remaining token takes from outside.
+  ReductionPlan within(Range rows) const;
+
+  /// A 64-bit hash of `kept()` that is the same on every machine, for prefix caches.
+  std::uint64_t kept_hash() const;
+
+  /// `then` without allocations once `out` and `workspace` are warm. `out` must be neither argument.
+  friend void compose(const ReductionPlan& first, const ReductionPlan& next, Workspace& workspace,
+                      ReductionPlan& out);
+
+  /// The plan that changes nothing: `tokens` rows, of which `visual` are visual.
+  static ReductionPlan identity(Index tokens, Range visual);
+
+ private:
+  friend class PlanWriter;
+
+  Range entries(Index row) const {
+    return {Span<const Token>(offsets_)[row], Span<const Token>(offsets_)[row + 1]};
+  }
+  void clear(Index input_tokens, Range visual_in);
+  void begin_row(Token kept) {
+    kept_.push_back(kept);
+    offsets_.push_back(offsets_.back());
+  }
+  void add(Token column, float weight) {
+    columns_.push_back(column);
+    weights_.push_back(weight);
+    ++offsets_.back();
+  }
+  /// Sorts the columns of the last row and adds up entries of the same column.
+  void end_row();
+  /// Derives `shares_` and `selects_only_`.
+  void finish(Workspace& workspace);
+
+  template <class T>
+  void apply_views(MatrixView<const T> tokens, MatrixView<T> out) const;
+  template <class T>
+  void unmerge_views(MatrixView<const T> reduced, MatrixView<T> out, double fill) const;
+
+  Index input_tokens_ = 0;
+  Range visual_in_;
+  Range visual_out_;
+  bool selects_only_ = true;
+  std::vector<Token> kept_;
+  std::vector<Token> offsets_ = {0};
+  std::vector<Token> columns_;
+  std::vector<float> weights_;
+  std::vector<float> shares_;
+};
+
+void compose(const ReductionPlan& first, const ReductionPlan& next, Workspace& workspace,
+             ReductionPlan& out);
+
+// --- implementation -----------------------------------------------------------------------------------
+
+inline void ReductionPlan::clear(Index input_tokens, Range visual_in) {
+  input_tokens_ = input_tokens;
+  visual_in_ = visual_in;
+  visual_out_ = {};
+  selects_only_ = true;
+  kept_.clear();
+  offsets_.assign(1, 0);
+  columns_.clear();
+  weights_.clear();
+  shares_.clear();
+}
+
+inline ReductionPlan ReductionPlan::identity(Index tokens, Range visual) {
+  require(tokens >= 0 && Range({0, tokens}).contains(visual), "identity plan: visual rows [",
+          visual.begin, ", ", visual.end, ") lie outside the ", tokens, " rows");
+  Workspace workspace;
+  ReductionPlan plan;
+  plan.clear(tokens, visual);
+  plan.visual_out_ = visual;
+  for (Index i = 0; i < tokens; ++i) {
+    plan.begin_row(static_cast<Token>(i));
+    plan.add(static_cast<Token>(i), 1.0f);
+  }
+  plan.finish(workspace);
+  return plan;
+}
+
+inline void ReductionPlan::end_row() {
+  if (output_tokens() == 0) {
+    return;
+  }
+  const Span<Token> columns(columns_);
+  const Span<float> weights(weights_);
+  const Range row = entries(output_tokens() - 1);
+  // Rows are short and nearly sorted, so an insertion sort costs about one comparison an entry.
+  for (Index e = row.begin + 1; e < row.end; ++e) {
+    for (Index i = e; i > row.begin && columns[i - 1] > columns[i]; --i) {
+      std::swap(columns[i - 1], columns[i]);
+      std::swap(weights[i - 1], weights[i]);
+    }
+  }
+  Index last = row.begin;
+  for (Index e = row.begin + 1; e < row.end; ++e) {
+    if (columns[e] == columns[last]) {
+      weights[last] += weights[e];
+    } else {
+      ++last;
+      columns[last] = columns[e];
+      weights[last] = weights[e];
+    }
+  }
+  if (!row.empty()) {
+    columns_.resize(static_cast<std::size_t>(last + 1));
+    weights_.resize(static_cast<std::size_t>(last + 1));
+    offsets_.back() = static_cast<Token>(last + 1);
+  }
+}
+
+inline void ReductionPlan::finish(Workspace& workspace) {
+  Workspace::Frame frame(workspace);
+  const Span<const Token> columns(columns_);
+  const Span<const float> weights(weights_);
+  // A preserved token lives on in its own rows alone, whatever it also lends to others.
+  const Span<float> own_rows = workspace.take_filled<float>(input_tokens_, 0);
+  const Span<double> column_sum = workspace.take_filled<double>(input_tokens_, 0);
+  for (const Token token : kept_) {
+    if (token != no_token) {
+      own_rows[token] += 1;
+    }
+  }
+  for (Index e = 0; e < columns.size(); ++e) {
+    column_sum[columns[e]] += static_cast<double>(weights[e]);
+  }
+  shares_.resize(columns_.size());
+  const Span<float> shares(shares_);
+  selects_only_ = true;
+  for (Index row = 0; row < output_tokens(); ++row) {
+    const Token kept = Span<const Token>(kept_)[row];
+    const Range range = entries(row);
+    selects_only_ = selects_only_ && range.size() == 1 && columns[range.begin] == kept &&
+                    weights[range.begin] == 1.0f;
+    for (Index e = range.begin; e < range.end; ++e) {
+      const Token column = columns[e];
+      if (own_rows[column] > 0) {
+        shares[e] = column == kept ? 1 / own_rows[column] : 0;
+      } else {
+        shares[e] = column_sum[column] > 0
+                        ? static_cast<float>(static_cast<double>(weights[e]) / column_sum[column])
+                        : 0;
+      }
+    }
+  }
+}
+
+template <class T>
+void ReductionPlan::apply_views(MatrixView<const T> tokens, MatrixView<T> out) const {
+  using Acc = Accumulator<T>;
+  require(tokens.rows() == input_tokens_, "apply: the plan takes ", input_tokens_, " tokens, got ",
+          tokens.rows());
+  require(out.rows() == output_tokens() && out.cols() == tokens.cols(),
+          "apply: the output must be [", output_tokens(), " x ", tokens.cols(), "], got [",
+          out.rows(), " x ", out.cols(), "]");
+  const T* const end = tokens.data() + tokens.rows() * tokens.row_stride();
+  const T* const out_end = out.data() + out.rows() * out.row_stride();
+  require(out_end <= tokens.data() || end <= out.data() || tokens.rows() == 0 || out.rows() == 0,
+          "apply: input and output overlap");
+
+  constexpr Index chunk = 512;  // sums of a narrow type are kept on the stack, a chunk at a time
+  for (Index row = 0; row < out.rows(); ++row) {
+    const Range range = entries(row);
+    if (range.size() == 1 && weights()[range.begin] == 1.0f) {
+      std::copy_n(tokens.row(columns()[range.begin]), tokens.cols(), out.row(row));
+      continue;
+    }
+    for (Index begin = 0; begin < tokens.cols(); begin += chunk) {
+      const Index width = std::min(chunk, tokens.cols() - begin);
+      alignas(64) Acc buffer[chunk];
+      detail::VectorMap<Acc> sum(buffer, width);
+      const auto entry = [&](Index e) {
+        return static_cast<Acc>(weights()[e]) *
+               detail::ConstVectorMap<T>(tokens.row(columns()[e]) + begin, width)
+                   .template cast<Acc>();
+      };
+      sum.setZero();
+      for (Index e = range.begin; e < range.end; ++e) {
+        sum += entry(e);
+      }
+      detail::VectorMap<T>(out.row(row) + begin, width) = sum.template cast<T>();
+    }
+  }
+}
+
+template <class T>
+void ReductionPlan::unmerge_views(MatrixView<const T> reduced, MatrixView<T> out,
+                                  double fill) const {
+  using Acc = Accumulator<T>;
+  require(reduced.rows() == output_tokens(), "unmerge: the plan gives ", output_tokens(),
+          " tokens, got ", reduced.rows());
+  require(out.rows() == input_tokens_ && out.cols() == reduced.cols(),
+          "unmerge: the output must be [", input_tokens_, " x ", reduced.cols(), "], got [",
+          out.rows(), " x ", out.cols(), "]");
+  std::vector<bool> reached(static_cast<std::size_t>(input_tokens_), false);
+  for (Index row = 0; row < reduced.rows(); ++row) {
+    for (Index e = entries(row).begin; e < entries(row).end; ++e) {
+      const Token token = columns()[e];
+      if (shares()[e] == 0) {
+        continue;
+      }
+      detail::VectorMap<T> to(out.row(token), out.cols());
+      const auto part =
+          (static_cast<Acc>(shares()[e]) *
+           detail::ConstVectorMap<T>(reduced.row(row), out.cols()).template cast<Acc>());
+      if (reached[static_cast<std::size_t>(token)]) {
+        to = (to.template cast<Acc>() + part).template cast<T>();
+      } else {
+        to = part.template cast<T>();
+      }
+      reached[static_cast<std::size_t>(token)] = true;
+    }
+  }
+  for (Index i = 0; i < input_tokens_; ++i) {
+    if (!reached[static_cast<std::size_t>(i)]) {
+      std::fill_n(out.row(i), out.cols(), static_cast<T>(fill));
+    }
+  }
+}
+
+inline void ReductionPlan::sizes(Span<const float> in, Span<float> out) const {
+  require(in.size() == input_tokens_ && out.size() == output_tokens(), "sizes: expected ",
+          input_tokens_, " in and ", output_tokens(), " out, got ", in.size(), " and ", out.size());
+  for (Index row = 0; row < output_tokens(); ++row) {
+    double sum = 0;
+    for (Index e = entries(row).begin; e < entries(row).end; ++e) {
+      sum += static_cast<double>(shares()[e]) * static_cast<double>(in[columns()[e]]);
+    }
+    out[row] = static_cast<float>(sum);
+  }
+}
+
+inline std::int32_t ReductionPlan::positions(PositionRule rule, MatrixView<const std::int32_t> in,
+                                             MatrixView<std::int32_t> out) const {
+  require(in.rows() >= 1 && in.cols() == input_tokens_, "positions: expected [planes x ",
+          input_tokens_, "] positions, got [", in.rows(), " x ", in.cols(), "]");
+  require(out.rows() == in.rows() && out.cols() == output_tokens(),
+          "positions: the output must be [", in.rows(), " x ", output_tokens(), "], got [",
+          out.rows(), " x ", out.cols(), "]");
+  if (output_tokens() == 0) {
+    return in.cols() > 0 ? in(0, 0) : 0;
+  }
+  const Index planes = in.rows();
+  const auto plane_maximum = [&](MatrixView<const std::int32_t> p, Range columns,
+                                 std::int32_t least) {
+    for (Index plane = 0; plane < planes; ++plane) {
+      for (Index i = columns.begin; i < columns.end; ++i) {
+        least = std::max(least, p(plane, i));
+      }
+    }
+    return least;
+  };
+  if (rule == PositionRule::packed && planes == 1) {
+    for (Index row = 0; row < output_tokens(); ++row) {
+      out(0, row) = in(0, 0) + static_cast<std::int32_t>(row);
+    }
+    return in(0, 0) + static_cast<std::int32_t>(output_tokens());
+  }
+  const Index last_visual = std::max<Index>(visual_in_.end - 1, 0);
+  for (Index plane = 0; plane < planes; ++plane) {
+    for (Index row = 0; row < output_tokens(); ++row) {
+      const Index from = kept()[row] == no_token ? last_visual : Index{kept()[row]};
+      out(plane, row) = in(plane, from);
+    }
+  }
+  if (rule == PositionRule::original) {
+    return plane_maximum(in, {0, input_tokens_}, in(0, 0)) + 1;
+  }
+  // M-RoPE: the text after the image started one past the image's largest position, and still does.
+  const std::int32_t floor = in(0, 0) - 1;
+  const std::int32_t shift = plane_maximum(in, {0, visual_in_.end}, floor) -
+                             plane_maximum(out, {0, visual_out_.end}, floor);
+  for (Index plane = 0; plane < planes; ++plane) {
+    for (Index row = visual_out_.end; row < output_tokens(); ++row) {
+      out(plane, row) -= shift;
+    }
+  }
+  return plane_maximum(out, {0, output_tokens()}, floor) + 1;
+}
+
+inline ReductionPlan ReductionPlan::within(Range rows) const {
+  require(Range({0, input_tokens_}).contains(rows), "within: rows [", rows.begin, ", ", rows.end,
+          ") lie outside the plan's ", input_tokens_, " tokens");
+  Workspace workspace;
+  ReductionPlan plan;
+  const auto clip = [&](Index row) { return std::clamp(row, rows.begin, rows.end) - rows.begin; };
+  plan.clear(rows.size(), {clip(visual_in_.begin), clip(visual_in_.end)});
+  const auto inside = [&](Index row) {
+    const Range range = entries(row);
+    const Token kept = this->kept()[row];
+    // A synthetic token belongs where its sources are; an empty one to the visual rows.
+    return rows.contains(kept != no_token ? kept
+                         : range.empty()  ? visual_in_.begin
+                                          : columns()[range.begin]);
+  };
+  for (Index row = 0; row < output_tokens(); ++row) {
+    if (row == visual_out_.begin) {
+      plan.visual_out_.begin = plan.output_tokens();
+    }
+    if (inside(row)) {
+      const Token kept = this->kept()[row];
+      const auto first = static_cast<Token>(rows.begin);
+      plan.begin_row(kept == no_token ? no_token : kept - first);
+      for (Index e = entries(row).begin; e < entries(row).end; ++e) {
+        require(rows.contains(columns()[e]), "within: output token ", row, " takes from row ",
+                columns()[e], ", which lies outside [", rows.begin, ", ", rows.end, ")");
+        plan.add(columns()[e] - first, weights()[e]);
+      }
+    }
+    if (row + 1 == visual_out_.end) {
+      plan.visual_out_.end = plan.output_tokens();
+    }
+  }
+  plan.visual_out_.end = std::max(plan.visual_out_.begin, plan.visual_out_.end);
+  plan.finish(workspace);
+  return plan;
+}
+
+inline std::uint64_t ReductionPlan::kept_hash() const {
+  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over little-endian 32-bit words
+  const auto mix = [&hash](std::uint32_t word) {
+    for (int byte = 0; byte < 4; ++byte) {
+      hash = (hash ^ ((word >> (8 * byte)) & 0xffu)) * 0x100000001b3u;
+    }
+  };
+  mix(static_cast<std::uint32_t>(input_tokens_));
+  for (const Token token : kept_) {
+    mix(static_cast<std::uint32_t>(token));
+  }
+  return hash;
+}
+
+inline void compose(const ReductionPlan& first, const ReductionPlan& next, Workspace& workspace,
+                    ReductionPlan& out) {
+  require(next.input_tokens_ == first.output_tokens(), "then: the first plan gives ",
+          first.output_tokens(), " tokens, the next takes ", next.input_tokens_);
+  require(&out != &first && &out != &next, "compose: the result must be a third plan");
+  Workspace::Frame frame(workspace);
+  out.clear(first.input_tokens_, first.visual_in_);
+  out.visual_out_ = next.visual_out_;
+  // One dense row of W at a time; `touched` lists its non-zero columns.
+  const Span<double> row_sum = workspace.take_filled<double>(first.input_tokens_, 0);
+  const Span<bool> seen = workspace.take_filled<bool>(first.input_tokens_, false);
+  const Span<Token> touched = workspace.take<Token>(first.input_tokens_);
+  for (Index row = 0; row < next.output_tokens(); ++row) {
+    const Token middle = next.kept()[row];
+    out.begin_row(middle == no_token ? no_token : first.kept()[middle]);
+    Index count = 0;
+    for (Index e = next.entries(row).begin; e < next.entries(row).end; ++e) {
+      const Range inner = first.entries(next.columns()[e]);
+      for (Index f = inner.begin; f < inner.end; ++f) {
+        const Token column = first.columns()[f];
+        if (!seen[column]) {
+          seen[column] = true;
+          touched[count++] = column;
+        }
+        row_sum[column] +=
+            static_cast<double>(next.weights()[e]) * static_cast<double>(first.weights()[f]);
+      }
+    }
+    std::sort(touched.begin(), touched.begin() + count);
+    for (Index i = 0; i < count; ++i) {
+      out.add(touched[i], static_cast<float>(row_sum[touched[i]]));
+      row_sum[touched[i]] = 0;
+      seen[touched[i]] = false;
+    }
+  }
+  out.finish(workspace);
+}
+
+}  // namespace tokenfold

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+
+#include "tokenfold/core/views.hpp"
+#include "tokenfold/core/workspace.hpp"
+
+/// The few products that attention and similarity are made of, over views with heads.
+///
+/// Rows of a narrow type (half, bfloat16) are widened block by block, never a whole tensor at once; rows
+/// that already have the accumulator's type are used where they lie. Heads that are adjacent in memory are
+/// one wide product instead of H narrow ones.
+namespace tokenfold::detail {
+
+/// Rows that are widened at a time: 64 rows of 1024 floats fill a quarter of a typical L2 cache.
+inline constexpr Index widening_block = 64;
+
+/// Calls `use(block, values)` for consecutive row blocks of `m`, values being [block × cols] in `Acc`.
+template <class T, class Use>
+void for_each_row_block(MatrixView<const T> m, Workspace& workspace, Use&& use) {
+  using Acc = Accumulator<T>;
+  if constexpr (std::same_as<T, Acc>) {
+    use(Range{0, m.rows()}, m);
+  } else {
+    Workspace::Frame frame(workspace);
+    const Span<Acc> buffer = workspace.take<Acc>(std::min(widening_block, m.rows()) * m.cols());
+    for (Index begin = 0; begin < m.rows(); begin += widening_block) {
+      const Range block{begin, std::min(begin + widening_block, m.rows())};
+      const MatrixView<Acc> wide(buffer.data(), block.size(), m.cols());
+      wide.map() = m.middle_rows(block).map().template cast<Acc>();
+      use(block, MatrixView<const Acc>(wide));
+    }
+  }
+}
+
+/// Calls `use(columns, part)` for the parts of `x` that are one matrix: everything if the heads are
+/// adjacent, else head by head. `columns` are the part's columns in the joined [tokens × heads·dim] row.
+template <class T, class Use>
+void for_each_joined_part(HeadsView<const T> x, Use&& use) {
+  if (x.heads_are_adjacent()) {
+    use(Range{0, x.width()}, x.joined());
+    return;
+  }
+  for (Index h = 0; h < x.heads(); ++h) {
+    use(Range{h * x.dim(), (h + 1) * x.dim()}, x.head(h));
+  }
+}
+
+/// out[h·dim + c] = Σ_i weights[i] · x[h][i][c].
+template <class T>
+void weighted_row_sum(HeadsView<const T> x, Span<const Accumulator<T>> weights,
+                      Span<Accumulator<T>> out, Workspace& workspace) {
+  as_vector(out).setZero();
+  for_each_joined_part(x, [&](Range columns, MatrixView<const T> part) {
+    auto sum = as_vector(out.subspan(columns.begin, columns.size()));
+    for_each_row_block(part, workspace, [&](Range block, MatrixView<const Accumulator<T>> rows) {
+      sum.noalias() +=
+          rows.map().transpose() * as_vector(weights.subspan(block.begin, block.size()));
+    });
+  });
+}
+
+/// out[i] = Σ_{h,c} x[h][i][c] · vector[h·dim + c].
+template <class T>
+void row_dot_products(HeadsView<const T> x, Span<const Accumulator<T>> vector,
+                      Span<Accumulator<T>> out, Workspace& workspace) {
+  as_vector(out).setZero();
+  for_each_joined_part(x, [&](Range columns, MatrixView<const T> part) {
+    const auto v = as_vector(vector.subspan(columns.begin, columns.size()));
+    for_each_row_block(part, workspace, [&](Range block, MatrixView<const Accumulator<T>> rows) {
+      as_vector(out.subspan(block.begin, block.size())).noalias() += rows.map() * v;
+    });
+  });
+}
+
+/// out[i, j] = Σ_{h,c} left[i, h·dim + c] · right[h][j][c]: one GEMM if the heads of `right` are adjacent.
+template <class T>
+void inner_products(MatrixView<const Accumulator<T>> left, HeadsView<const T> right,
+                    MatrixView<Accumulator<T>> out, Workspace& workspace) {
+  out.map().setZero();
+  for_each_joined_part(right, [&](Range columns, MatrixView<const T> part) {
+    const auto l = left.middle_cols(columns);
+    for_each_row_block(part, workspace, [&](Range block, MatrixView<const Accumulator<T>> rows) {
+      out.middle_cols(block).map().noalias() += l.map() * rows.map().transpose();
+    });
+  });
+}
+
+/// out[i, h·dim + c] = scale · x[h][rows[i] − first_row][c].
+template <class T>
+void gather_rows(HeadsView<const T> x, Span<const Token> rows, Index first_row,
+                 Accumulator<T> scale, MatrixView<Accumulator<T>> out) {
+  using Acc = Accumulator<T>;
+  for (Index i = 0; i < rows.size(); ++i) {
+    for (Index h = 0; h < x.heads(); ++h) {
+      const ConstVectorMap<T> from(x.head(h).row(rows[i] - first_row), x.dim());
+      VectorMap<Acc>(out.row(i) + h * x.dim(), x.dim()) = scale * from.template cast<Acc>();
+    }
+  }
+}
+
+}  // namespace tokenfold::detail

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "tokenfold/core/stages.hpp"
+#include "tokenfold/correlate/targets.hpp"
+
+namespace tokenfold::correlate::detail {
+
+/// Turns rows of raw strengths into links: what FiCoCo-V and FiCoCo-L share.
+///
+/// `strengths`: [discarded × range], row i for partition.discarded[i], columns as rows of the sequence from
+/// `range.begin` on; overwritten. `candidates`: rows that may become targets, ascending; a token is never its own
+/// target (its strength counts as −∞). Logits go through softmax over the candidates first, which
+/// leaves the order as it is and makes the strengths positive. A row with a strength that is not finite, or without
+/// a positive target, gets no links: that token is dropped.
+template <class T, TargetPolicy Targets>
+void link_rows(MatrixView<T> strengths, Range range, Span<const Token> candidates,
+               AttentionKind kind, const Targets& targets, const Partition& partition,
+               Correlation& correlation, Workspace& workspace) {
+  targets.check();
+  Workspace::Frame frame(workspace);
+  const Span<T> row = workspace.take<T>(candidates.size());
+  const Span<double> strength = workspace.take<double>(candidates.size());
+  auto values = tokenfold::detail::as_vector(row).array();
+  for (Index i = 0; i < strengths.rows(); ++i) {
+    const Token source = partition.discarded[static_cast<std::size_t>(i)];
+    correlation.begin_source(source);
+    bool finite = !candidates.empty();
+    Index others = 0;
+    for (Index c = 0; c < candidates.size(); ++c) {
+      row[c] = strengths(i, candidates[c] - range.begin);
+      if (candidates[c] == source) {
+        row[c] = -std::numeric_limits<T>::infinity();
+      } else {
+        finite = finite && std::isfinite(row[c]);
+        ++others;
+      }
+    }
+    if (!finite || others == 0) {
+      continue;
+    }
+    if (kind == AttentionKind::logits) {
+      values = (values - values.maxCoeff()).exp();
+      values /= values.sum();
+    }
+    tokenfold::detail::as_vector(strength) =
+        tokenfold::detail::as_vector(row).template cast<double>();
+    targets(
+        Span<const double>(strength.data(), strength.size()),
+        [&](Index c) {
+          if (strength[c] > 0) {
+            correlation.link(candidates[c], strength[c]);
+          }
+        },
+        workspace);
+  }
+}
+
+}  // namespace tokenfold::correlate::detail

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "tokenfold/core/products.hpp"
+#include "tokenfold/core/stages.hpp"
+
+namespace tokenfold::correlate {
+
+/// Who may be absorbed.
+enum class Sources {
+  all,        ///< every other token, preserved ones too (released)
+  discarded,  ///< discarded tokens only
+};
+
+/// PruMerge's clusters (arXiv 2403.15388, section 3.3): each preserved token p picks the k tokens whose keys
+/// are most like its own,
+///
+///   J_j = { p : j ∈ kNN_k(p) },   similarity cos(k_j, k_p), heads concatenated
+///
+/// so it is the target that picks its sources: a token may have any number of targets, also none. The paper
+/// does not give k; the release has 32. Fewer candidates than k: all of them. A token preserved twice counts as two
+/// candidates (as released); zero keys have similarity 0 to everything, keys that are not finite come last.
+///
+/// Reads: keys. Strengths: the cosines of the links. Cost: one [K × W] · [W × N] product, W the width of all key
+/// heads, and K selections in O(N).
+struct NearestKeys {
+  Index neighbours = 32;
+  Sources sources = Sources::all;
+
+  template <HasKeys S>
+  void operator()(const S& sequence, const Partition& partition, Correlation& correlation,
+                  Workspace& workspace) const {
+    require(neighbours >= 0, "nearest keys: neighbours must not be negative, got ", neighbours);
+    const auto all_keys = keys_of(sequence);
+    const Range range = sequence.layout.visual_range();
+    const auto keys = all_keys.middle_tokens(range);
+    using T = Accumulator<typename decltype(all_keys)::Element>;
+
+    Workspace::Frame frame(workspace);
+    const Span<Token> targets = distinct(partition.preserved, workspace);
+    const Span<Token> candidates = candidate_list(partition, workspace);
+    const Span<T> inverse_length = inverse_lengths(keys, workspace);
+
+    const MatrixView<T> directions(workspace.take<T>(targets.size() * keys.width()).data(),
+                                   targets.size(), keys.width());
+    tokenfold::detail::gather_rows(keys, Span<const Token>(targets.data(), targets.size()),
+                                   range.begin, T(1), directions);
+    for (Index i = 0; i < targets.size(); ++i) {
+      directions.map().row(i) *= inverse_length[targets[i] - range.begin];
+    }
+    const MatrixView<T> similarity(workspace.take<T>(targets.size() * range.size()).data(),
+                                   targets.size(), range.size());
+    tokenfold::detail::inner_products(MatrixView<const T>(directions), keys, similarity, workspace);
+
+    // Per target, the k best candidates; then grouped by source, as a correlation is.
+    const Index k = std::min(neighbours, candidates.size());
+    const Span<Link> links = workspace.take<Link>(targets.size() * k);
+    const Span<T> cosines = workspace.take<T>(candidates.size());
+    const Span<T> sorted = workspace.take<T>(candidates.size());
+    Index size = 0;
+    for (Index i = 0; i < targets.size(); ++i) {
+      bool self_skipped = false;
+      for (Index c = 0; c < candidates.size(); ++c) {
+        const Index column = candidates[c] - range.begin;
+        const T cosine = similarity(i, column) * inverse_length[column];
+        const bool self = !self_skipped && candidates[c] == targets[i];
+        self_skipped = self_skipped || self;
+        cosines[c] = self || !std::isfinite(cosine) ? -std::numeric_limits<T>::infinity() : cosine;
+      }
+      size = append_nearest<T>(k, targets[i], candidates, cosines, sorted, links, size);
+    }
+    group_by_source(links.subspan(0, size), range, correlation, workspace);
+  }
+
+ private:
+  struct Link {
+    Token source;
+    Token target;
+    double cosine;
+  };
+
+  /// `tokens` without repetitions, in the same order.
+  static Span<Token> distinct(Span<const Token> tokens, Workspace& workspace) {
+    const Span<Token> list = workspace.take<Token>(tokens.size());
+    std::copy(tokens.begin(), tokens.end(), list.begin());
+    if (std::is_sorted(list.begin(), list.end())) {
+      return {list.data(), std::unique(list.begin(), list.end()) - list.begin()};
+    }
+    Index size = 0;
+    for (const Token token : tokens) {
+      if (std::find(list.begin(), list.begin() + size, token) == list.begin() + size) {
+        list[size++] = token;
+      }
+    }
+    return {list.data(), size};
+  }
+
+  /// Everybody who may be absorbed, ascending.
+  Span<Token> candidate_list(const Partition& partition, Workspace& workspace) const {
+    const Span<const Token> preserved(partition.preserved);
+    const Span<const Token> discarded(partition.discarded);
+    const bool with_preserved = sources == Sources::all;
+    const Span<Token> list =
+        workspace.take<Token>(discarded.size() + (with_preserved ? preserved.size() : 0));
+    auto end = std::copy(discarded.begin(), discarded.end(), list.begin());
+    if (with_preserved) {
+      std::copy(preserved.begin(), preserved.end(), end);
+    }
+    std::sort(list.begin(), list.end());
+    return list;
+  }
+
+  /// 1 / ‖key‖ over all heads, 0 for a zero key.
+  template <class E>
+  static Span<Accumulator<E>> inverse_lengths(HeadsView<const E> keys, Workspace& workspace) {
+    using T = Accumulator<E>;
+    const Span<T> lengths = workspace.take_filled<T>(keys.tokens(), T(0));
+    tokenfold::detail::for_each_joined_part(keys, [&](Range, MatrixView<const E> part) {
+      tokenfold::detail::for_each_row_block(
+          part, workspace, [&](Range block, MatrixView<const T> rows) {
+            for (Index i = 0; i < block.size(); ++i) {
+              lengths[block.begin + i] += rows.map().row(i).squaredNorm();
+            }
+          });
+    });
+    for (T& length : lengths) {
+      length = length > T(0) ? T(1) / std::sqrt(length) : T(0);
+    }
+    return lengths;
+  }
+
+  /// Appends the k candidates of highest finite cosine; ties at the k-th go to the lower rows.
+  template <class T>
+  static Index append_nearest(Index k, Token target, Span<const Token> candidates,
+                              Span<const T> cosines, Span<T> sorted, Span<Link> links, Index size) {
+    if (k == 0) {
+      return size;
+    }
+    std::copy(cosines.begin(), cosines.end(), sorted.begin());
+    std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<>());
+    const T least = sorted[k - 1];
+    Index ties = k - std::count_if(sorted.begin(), sorted.begin() + k,
+                                   [&](T cosine) { return cosine > least; });
+    for (Index c = 0; c < candidates.size(); ++c) {
+      if (cosines[c] > least || (cosines[c] == least && ties-- > 0)) {
+        if (std::isfinite(cosines[c])) {
+          links[size++] = {candidates[c], target, static_cast<double>(cosines[c])};
+        }
+      }
+    }
+    return size;
+  }
+
+  static void group_by_source(Span<Link> links, Range range, Correlation& correlation,
+                              Workspace& workspace) {
+    const Span<Index> ends = workspace.take_filled<Index>(range.size() + 1, 0);
+    for (const Link& link : links) {
+      ++ends[link.source - range.begin + 1];
+    }
+    for (Index i = 0; i < range.size(); ++i) {
+      ends[i + 1] += ends[i];
+    }
+    const Span<Link> grouped = workspace.take<Link>(links.size());
+    for (const Link& link : links) {
+      grouped[ends[link.source - range.begin]++] = link;
+    }
+    Token source = no_token;
+    for (const Link& link : grouped) {
+      if (link.source != source) {
+        source = link.source;
+        correlation.begin_source(source);
+      }
+      correlation.link(link.target, link.cosine);
+    }
+  }
+};
+
+}  // namespace tokenfold::correlate

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "tokenfold/core/stages.hpp"
+
+namespace tokenfold::filter {
+
+/// How several attention heads become one row.
+enum class HeadReduction {
+  single,  ///< q and k taken as one head of the full width (released): much sharper than the mean
+  mean,    ///< mean of the heads' softmax rows
+};
+
+/// PruMerge+: tokens sampled evenly over the raster, on top of the outliers.
+enum class RasterSamples {
+  none,    ///< PruMerge
+  once,    ///< the outliers' share of the tokens once more (published)
+  triple,  ///< about three times as many (released)
+};
+
+/// How the share of outliers becomes a count.
+enum class OutlierCount {
+  exact,      ///< the number of outliers
+  truncated,  ///< int(N · (number / N)) in double, which loses one for some N (released)
+};
+
+/// Order of the preserved tokens.
+enum class TokenOrder {
+  raster,     ///< ascending rows
+  attention,  ///< by falling score, samples after that ascending (released)
+};
+
+/// PruMerge's filter (arXiv 2403.15388, section 3.2): preserves the patches that [CLS] pays outstanding
+/// attention to,
+///
+///   a = softmax(q_cls · Kᵀ / √d),   preserved = { i : a_i > Q3 + 1.5 · (Q3 − Q1) }
+///
+/// Adaptive: the image decides how many (upper fence of the interquartile range; quartiles by linear
+/// interpolation; strict >). PruMerge+ adds patches sampled evenly over the raster. With a budget instead of
+/// `Budget::adaptive()` exactly that many are preserved: the highest a_i, of which PruMerge+ takes every fourth
+/// (`once`: every second) from the attention and the others from an even raster.
+///
+/// Reads: attention (the [CLS] row), the [CLS] row of the layout. Score: a_i, high = preserved. a_i that are not
+/// finite come last. Cost: one attention row and a selection in O(N).
+struct AttentionOutliers {
+  HeadReduction heads = HeadReduction::single;
+  RasterSamples samples = RasterSamples::none;
+  OutlierCount count = OutlierCount::exact;
+  TokenOrder order = TokenOrder::raster;
+  /// Fence factor on the interquartile range.
+  double fence = 1.5;
+  /// At least so many by attention, for flat attention without outliers (the release returns none, or fails).
+  Index min_tokens = 1;
+  /// Cap on the preserved tokens of an adaptive budget, samples included, so that an engine can reserve room;
+  /// 0 = none. Samples are thinned before outliers are given up.
+  Index max_tokens = 0;
+  /// The release's non-adaptive branch of PruMerge+, 0 = off: int(N · share) by attention, raster samples from
+  /// int(step / 2) with step int(1 / share), *without* removing duplicates: a patch that is drawn twice is
+  /// preserved twice, and as many of the lowest-numbered other patches vanish. Needs an adaptive budget.
+  double released_share = 0;
+
+  template <HasAttention S>
+  void operator()(const S& sequence, const Budget& budget, Partition& partition,
+                  Workspace& workspace) const {
+    using T = AnswerOf<S>;
+    const TokenLayout& layout = sequence.layout;
+    check();
+    require(layout.cls().has_value(), "prumerge: the layout has no [CLS] row");
+    Workspace::Frame frame(workspace);
+    const Range range = layout.visual_range();
+    const Span<T> row = workspace.take<T>(range.size());
+    cls_row(sequence, row, workspace);
+    for (const Token token : layout.visual()) {
+      partition.scores.push_back(static_cast<double>(row[token - range.begin]));
+    }
+    const Index n = layout.visual_count();
+
+    // `chosen`: ordinals, by falling attention first, then samples ascending; maybe with duplicates.
+    const Span<Index> chosen = workspace.take<Index>(2 * n);
+    Index size = 0;
+    const Span<Index> ranking = ranked(partition.scores, workspace);
+    if (!budget.is_adaptive()) {
+      require(released_share == 0, "prumerge: released_share needs an adaptive budget");
+      const Index keep = budget.keep_count(n);
+      const Index by_attention = samples == RasterSamples::none     ? keep
+                                 : samples == RasterSamples::triple ? (keep + 3) / 4
+                                                                    : (keep + 1) / 2;
+      size = take_best(ranking, by_attention, chosen);
+      size = add_even_samples(n, keep, chosen, size, workspace);
+    } else if (released_share > 0) {
+      const auto tokens = static_cast<double>(n);
+      size = take_best(ranking, static_cast<Index>(tokens * released_share), chosen);
+      const Index step = std::max<Index>(1, static_cast<Index>(1 / released_share));
+      for (Index v = step / 2; v < n - 1; v += step) {
+        chosen[size++] = v;
+      }
+    } else {
+      const Index outliers = count_outliers(partition.scores, workspace);
+      const Index cap = max_tokens > 0 ? std::min(max_tokens, n) : n;
+      size = take_best(ranking, std::min(std::max(outlier_count(outliers, n), min_tokens), cap),
+                       chosen);
+      size = add_raster_samples(n, std::max<Index>(outliers, size), cap, chosen, size, workspace);
+    }
+    fill(layout, chosen.subspan(0, size), partition, workspace);
+  }
+
+ private:
+  void check() const {
+    require(fence >= 0, "prumerge: fence must not be negative, got ", fence);
+    require(min_tokens >= 0, "prumerge: min_tokens must not be negative, got ", min_tokens);
+    require(max_tokens >= 0, "prumerge: max_tokens must not be negative, got ", max_tokens);
+    require_in_range("prumerge: released_share", released_share, 0, 1);
+  }
+
+  template <class S, class T>
+  void cls_row(const S& sequence, Span<T> row, Workspace& workspace) const {
+    const Token cls = static_cast<Token>(*sequence.layout.cls());
+    const Span<const Token> rows(&cls, 1);
+    const MatrixView<T> out(row.data(), 1, row.size());
+    const Range range = sequence.layout.visual_range();
+    if (heads == HeadReduction::single) {
+      if constexpr (requires { sequence.attention.as_single_head(); }) {
+        sequence.attention.as_single_head().rows(rows, range, out, workspace);
+        return;
+      } else if constexpr (requires { sequence.attention.heads(); }) {
+        require(sequence.attention.heads() == 1,
+                "prumerge: attention as one head of the full width needs queries and keys; with "
+                "attention of ",
+                sequence.attention.heads(), " heads set heads = HeadReduction::mean");
+      }
+    }
+    require(sequence.attention.kind() == AttentionKind::probabilities,
+            "prumerge: the attention must hold probabilities");
+    sequence.attention.rows(rows, range, out, workspace);
+  }
+
+  /// Ordinals by falling score, ties by rising ordinal, scores that are not finite last.
+  static Span<Index> ranked(Span<const double> scores, Workspace& workspace) {
+    const Span<Index> order = workspace.take<Index>(scores.size());
+    std::iota(order.begin(), order.end(), Index{0});
+    const auto rank = [&](Index v) {
+      return std::isfinite(scores[v]) ? scores[v] : -std::numeric_limits<double>::infinity();
+    };
+    std::sort(order.begin(), order.end(),
+              [&](Index a, Index b) { return rank(a) != rank(b) ? rank(a) > rank(b) : a < b; });
+    return order;
+  }
+  static Index take_best(Span<const Index> ranking, Index count, Span<Index> chosen) {
+    std::copy_n(ranking.begin(), count, chosen.begin());
+    return count;
+  }
+
+  /// How many finite scores lie above the fence.
+  Index count_outliers(Span<const double> scores, Workspace& workspace) const {
+    Workspace::Frame frame(workspace);
+    const Span<double> sorted = workspace.take<double>(scores.size());
+    const auto end = std::copy_if(scores.begin(), scores.end(), sorted.begin(),
+                                  [](double score) { return std::isfinite(score); });
+    const Index n = end - sorted.begin();
+    if (n == 0) {
+      return 0;
+    }
+    std::sort(sorted.begin(), end);
+    const auto quartile = [&](double share) {
+      const double position = share * static_cast<double>(n - 1);
+      const auto below = static_cast<Index>(position);
+      const Index above = std::min(below + 1, n - 1);
+      return sorted[below] +
+             (position - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+    };
+    const double third = quartile(0.75);
+    const double upper = third + fence * (third - quartile(0.25));
+    return end - std::upper_bound(sorted.begin(), end, upper);
+  }
+  Index outlier_count(Index outliers, Index n) const {
+    if (count == OutlierCount::exact || n == 0) {
+      return outliers;
+    }
+    const auto tokens = static_cast<double>(n);
+    return static_cast<Index>(tokens * (static_cast<double>(outliers) / tokens));
+  }
+
+  /// Adds samples 0, s, 2s, … that are not chosen yet. s is 1/share (`once`) or a third of it (`triple`), share
+  /// being outliers/N, and grows until everything fits under `cap`.
+  Index add_raster_samples(Index n, Index outliers, Index cap, Span<Index> chosen, Index size,
+                           Workspace& workspace) const {
+    if (samples == RasterSamples::none || outliers == 0) {
+      return size;
+    }
+    const bool triple = samples == RasterSamples::triple;
+    Index step = n / outliers;
+    if (count == OutlierCount::truncated) {
+      step = static_cast<Index>(1 / (static_cast<double>(outliers) / static_cast<double>(n)));
+    }
+    step = std::max<Index>(1, triple ? step / 3 : step);
+    const Index end = triple ? n - 1 : n;  // the release never draws the last patch
+    Workspace::Frame frame(workspace);
+    const Span<bool> taken = mark(n, chosen.subspan(0, size), workspace);
+    const auto fresh = [&](Index s) {
+      Index total = 0;
+      for (Index v = 0; v < end; v += s) {
+        total += taken[v] ? 0 : 1;
+      }
+      return total;
+    };
+    while (step < n && size + fresh(step) > cap) {
+      ++step;
+    }
+    for (Index v = 0; v < end && size < cap; v += step) {
+      if (!taken[v]) {
+        chosen[size++] = v;
+      }
+    }
+    return size;
+  }
+
+  /// Fills up to `keep` with the patches nearest to an even division of those not chosen yet.
+  static Index add_even_samples(Index n, Index keep, Span<Index> chosen, Index size,
+                                Workspace& workspace) {
+    Workspace::Frame frame(workspace);
+    const Span<bool> taken = mark(n, chosen.subspan(0, size), workspace);
+    const Index wanted = keep - size;
+    const Index free = n - size;
+    Index seen = 0;
+    Index drawn = 0;
+    for (Index v = 0; v < n && drawn < wanted; ++v) {
+      if (taken[v]) {
+        continue;
+      }
+      // The d-th of `wanted` samples is the free patch number (2d + 1) · free / (2 · wanted).
+      if (seen == (2 * drawn + 1) * free / (2 * wanted)) {
+        chosen[size++] = v;
+        ++drawn;
+      }
+      ++seen;
+    }
+    return size;
+  }
+
+  static Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) {
+    const Span<bool> taken = workspace.take_filled<bool>(n, false);
+    for (const Index v : chosen) {
+      taken[v] = true;
+    }
+    return taken;
+  }
+
+  void fill(const TokenLayout& layout, Span<Index> chosen, Partition& partition,
+            Workspace& workspace) const {
+    const Index n = layout.visual_count();
+    Workspace::Frame frame(workspace);
+    const Span<bool> taken = mark(n, chosen, workspace);
+    if (order == TokenOrder::raster) {
+      std::sort(chosen.begin(), chosen.end());
+    }
+    for (const Index v : chosen) {
+      partition.preserved.push_back(layout.visual()[v]);
+    }
+    const Index distinct = std::count(taken.begin(), taken.end(), true);
+    Index lost = chosen.size() - distinct;
+    for (Index v = 0; v < n; ++v) {
+      if (!taken[v] && lost-- <= 0) {
+        partition.discarded.push_back(layout.visual()[v]);
+      }
+    }
+  }
+};
+
+}  // namespace tokenfold::filter

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+
+#include "tokenfold/core/layout.hpp"
+#include "tokenfold/core/workspace.hpp"
+
+namespace tokenfold::filter {
+
+/// FiCoCo's local penalty: in every window of the patch grid the most redundant token becomes more redundant
+/// still, so that each window is pushed to give up one token rather than some windows all of theirs.
+struct LocalPenalty {
+  Index window_height = 2;
+  Index window_width = 2;
+  /// c ≥ 1: the highest score s of a window becomes c·s if positive, s/c if negative. 1 switches it off.
+  double coefficient = 2;
+};
+
+/// Applies the penalty to `scores` (by visual ordinal; high = redundant) on the layout's original grid.
+///
+/// Windows do not overlap; a ragged last row or column of the grid forms smaller ones. Cells whose tokens
+/// earlier layers discarded are empty, tokens without a cell belong to no window. A window's highest score:
+/// ties go to the lowest cell; a score that is not finite counts as the highest, and stays as it is.
+/// Throws if the layout has no grid. O(cells) time and memory.
+inline void apply_local_penalty(const TokenLayout& layout, const LocalPenalty& penalty,
+                                Span<double> scores, Workspace& workspace) {
+  require(penalty.coefficient >= 1 && std::isfinite(penalty.coefficient),
+          "local penalty: coefficient must be at least 1, got ", penalty.coefficient);
+  require(penalty.window_height >= 1 && penalty.window_width >= 1, "local penalty: bad window ",
+          penalty.window_height, " x ", penalty.window_width);
+  if (penalty.coefficient == 1) {
+    return;
+  }
+  require(layout.has_grid(), "local penalty: the layout has no patch grid");
+  const Grid grid = layout.grid();
+  const Index windows_across = (grid.width + penalty.window_width - 1) / penalty.window_width;
+  const Index windows_down = (grid.height + penalty.window_height - 1) / penalty.window_height;
+
+  Workspace::Frame frame(workspace);
+  const Span<Index> highest = workspace.take_filled<Index>(windows_across * windows_down, -1);
+  const Span<const Token> cells = layout.cells();
+  for (Index v = 0; v < scores.size(); ++v) {
+    const Index cell = cells[v];
+    if (cell < 0) {
+      continue;
+    }
+    const Index row = cell / grid.width / penalty.window_height;
+    const Index column = cell % grid.width / penalty.window_width;
+    Index& best = highest[row * windows_across + column];
+    const auto beats = [&](Index a, Index b) {
+      const bool finite_a = std::isfinite(scores[a]);
+      const bool finite_b = std::isfinite(scores[b]);
+      if (finite_a != finite_b) {
+        return finite_b;
+      }
+      return finite_a && scores[a] != scores[b] ? scores[a] > scores[b] : cells[a] < cells[b];
+    };
+    if (best < 0 || beats(v, best)) {
+      best = v;
+    }
+  }
+  for (const Index v : highest) {
+    if (v >= 0) {
+      scores[v] = scores[v] > 0 ? scores[v] * penalty.coefficient : scores[v] / penalty.coefficient;
+    }
+  }
+}
+
+}  // namespace tokenfold::filter
