@@ -37,28 +37,17 @@ class DenseAttention {
   Index heads() const { return heads_.heads(); }
 
   void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
-                Workspace& workspace) const {
+                Workspace&) const {
     check(queries, keys);
-    Workspace::Frame frame(workspace);
-    const Span<Index> used = workspace.take<Index>(queries.size());
-    Index count = 0;
-    for (Index q = 0; q < queries.size(); ++q) {
-      if (weights[q] != Answer(0)) {
-        used[count++] = q;
-      }
-    }
     auto sum = detail::as_vector(out);
     sum.setZero();
+    // One row at a time, in the order of memory: on a 577 × 577 × 16 tensor in the L3 cache this took 0.80 ms,
+    // four rows a pass 1.1 to 1.3 ms (they defeat the prefetcher), Eigen's matrix-vector product 1.3 ms.
     for (Index h = 0; h < heads_.heads(); ++h) {
-      // Four rows a pass: `out` then goes through the cache once for four rows of attention.
-      Index i = 0;
-      for (; i + 4 <= count; i += 4) {
-        const Index a = used[i], b = used[i + 1], c = used[i + 2], d = used[i + 3];
-        sum += weights[a] * row(h, queries, a, keys) + weights[b] * row(h, queries, b, keys) +
-               weights[c] * row(h, queries, c, keys) + weights[d] * row(h, queries, d, keys);
-      }
-      for (; i < count; ++i) {
-        sum += weights[used[i]] * row(h, queries, used[i], keys);
+      for (Index q = 0; q < queries.size(); ++q) {
+        if (weights[q] != Answer(0)) {
+          sum += weights[q] * row(h, queries.begin + q, keys);
+        }
       }
     }
     sum *= head_share();
@@ -72,7 +61,7 @@ class DenseAttention {
     sum.setZero();
     for (Index h = 0; h < heads_.heads(); ++h) {
       for (Index q = 0; q < queries.size(); ++q) {
-        out[q] += row(h, queries, q, keys).dot(u);
+        out[q] += row(h, queries.begin + q, keys).dot(u);
       }
     }
     sum *= head_share();
@@ -85,7 +74,7 @@ class DenseAttention {
     sums.setZero();
     for (Index h = 0; h < heads_.heads(); ++h) {
       for (Index i = 0; i < rows.size(); ++i) {
-        sums.row(i) += row(h, {0, 0}, rows[i], keys).transpose();
+        sums.row(i) += row(h, rows[i], keys).transpose();
       }
     }
     sums *= head_share();
@@ -98,10 +87,10 @@ class DenseAttention {
   }
   Answer head_share() const { return Answer(1) / static_cast<Answer>(heads_.heads()); }
 
-  /// Keys `keys` of head h and sequence row `queries.begin + q`, as a column vector in `Answer`.
-  auto row(Index h, Range queries, Index q, Range keys) const {
+  /// What head h of query row `query` pays to `keys`, as a column vector in `Answer`.
+  auto row(Index h, Index query, Range keys) const {
     const Element* data = heads_.data() + h * heads_.head_stride() +
-                          (queries.begin + q - options_.first_query) * heads_.token_stride() +
+                          (query - options_.first_query) * heads_.token_stride() +
                           (keys.begin - options_.first_key);
     return detail::ConstVectorMap<Element>(data, keys.size()).template cast<Answer>();
   }
@@ -116,7 +105,7 @@ DenseAttention(HeadsView<T>, DenseAttentionOptions = {}) -> DenseAttention<std::
 /// Attention that is already averaged over the heads: one [queries][keys] matrix.
 template <class M>
 auto head_mean_attention(M&& matrix, DenseAttentionOptions options = {}) {
-  const auto view = MatrixView(matrix);
+  const auto view = MatrixView(std::forward<M>(matrix));
   using T = std::remove_const_t<std::remove_pointer_t<decltype(view.data())>>;
   return DenseAttention<T>(HeadsView<const T>(MatrixView<const T>(view)), options);
 }
