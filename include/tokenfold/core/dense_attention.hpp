@@ -37,18 +37,23 @@ class DenseAttention {
   Index heads() const { return heads_.heads(); }
 
   void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
-                Workspace&) const {
+                Workspace& workspace) const {
     check(queries, keys);
+    Workspace::Frame frame(workspace);
     auto sum = detail::as_vector(out);
+    auto partial = detail::as_vector(workspace.take<Answer>(keys.size()));
     sum.setZero();
+    // Head by head, because a sum of H · P float terms loses digits that a redundancy score, a difference, needs.
     // One row at a time, in the order of memory: on a 577 × 577 × 16 tensor in the L3 cache this took 0.80 ms,
     // four rows a pass 1.1 to 1.3 ms (they defeat the prefetcher), Eigen's matrix-vector product 1.3 ms.
     for (Index h = 0; h < heads_.heads(); ++h) {
+      partial.setZero();
       for (Index q = 0; q < queries.size(); ++q) {
         if (weights[q] != Answer(0)) {
-          sum += weights[q] * row(h, queries.begin + q, keys);
+          partial += weights[q] * row(h, queries.begin + q, keys);
         }
       }
+      sum += partial;
     }
     sum *= head_share();
   }

@@ -14,14 +14,17 @@ namespace tokenfold::detail {
 
 /// Splits the visual tokens: the `count` highest of `partition.scores` are discarded, the others
 /// preserved, both ascending. Ties: the lower row is discarded first. A score that is not finite is
-/// discarded before any finite one.
+/// discarded before any finite one. The token of ordinal `protect` (−1: none) goes last of all.
 inline void discard_highest(const TokenLayout& layout, Index count, Partition& partition,
-                            Workspace& workspace) {
+                            Workspace& workspace, Index protect = -1) {
   Workspace::Frame frame(workspace);
   const Span<const double> scores(partition.scores);
   const Span<Index> order = workspace.take<Index>(scores.size());
   std::iota(order.begin(), order.end(), Index{0});
   const auto goes_first = [&](Index a, Index b) {
+    if (a == protect || b == protect) {
+      return a != protect;
+    }
     const bool finite_a = std::isfinite(scores[a]);
     const bool finite_b = std::isfinite(scores[b]);
     if (finite_a != finite_b) {

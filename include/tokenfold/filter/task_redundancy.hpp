@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <limits>
-
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
 #include "tokenfold/core/text.hpp"
@@ -68,10 +66,7 @@ struct TaskRedundancy {
                                  (1 - beta) * static_cast<double>(task[i]));
     }
     apply_local_penalty(layout, penalty, partition.scores, workspace);
-    if (protect_first && visual > 0) {
-      partition.scores.front() = std::numeric_limits<double>::lowest();
-    }
-    detail::discard_highest(layout, discard, partition, workspace);
+    detail::discard_highest(layout, discard, partition, workspace, protect_first ? 0 : -1);
   }
 };
 
