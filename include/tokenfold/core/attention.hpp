@@ -64,5 +64,12 @@ inline void check_attention_rows(Span<const Token> rows, Range held) {
   }
 }
 
+inline void check_attention_sizes(Index first, Index first_expected, Index second,
+                                  Index second_expected) {
+  require(first == first_expected && second == second_expected,
+          "attention: weights and answers must have ", first_expected, " and ", second_expected,
+          " elements, got ", first, " and ", second);
+}
+
 }  // namespace detail
 }  // namespace tokenfold

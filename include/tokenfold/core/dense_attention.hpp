@@ -39,6 +39,7 @@ class DenseAttention {
   void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
                 Workspace& workspace) const {
     check(queries, keys);
+    detail::check_attention_sizes(weights.size(), queries.size(), out.size(), keys.size());
     Workspace::Frame frame(workspace);
     auto sum = detail::as_vector(out);
     auto partial = detail::as_vector(workspace.take<Answer>(keys.size()));
@@ -61,6 +62,7 @@ class DenseAttention {
   void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
              Workspace&) const {
     check(queries, keys);
+    detail::check_attention_sizes(weights.size(), keys.size(), out.size(), queries.size());
     const auto u = detail::as_vector(weights);
     auto sum = detail::as_vector(out);
     sum.setZero();
@@ -75,6 +77,7 @@ class DenseAttention {
   void rows(Span<const Token> rows, Range keys, MatrixView<Answer> out, Workspace&) const {
     detail::check_attention_rows(rows, queries());
     check({}, keys);
+    detail::check_attention_sizes(out.cols(), keys.size(), out.rows(), rows.size());
     auto sums = out.map();
     sums.setZero();
     for (Index h = 0; h < heads_.heads(); ++h) {

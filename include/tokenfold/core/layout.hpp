@@ -17,17 +17,17 @@ struct LayoutDescription {
   /// P, all rows of the sequence.
   Index tokens = 0;
   /// The rows that are patches.
-  Range visual;
+  Range visual = {};
   /// Patch grid. {0, 0}: none known; stages that need neighbours then refuse.
-  Grid grid;
+  Grid grid = {};
   /// Row of [CLS], anywhere outside or inside `visual` (inside: give `cells`, with −1 for it).
-  std::optional<Index> cls;
+  std::optional<Index> cls = {};
   /// One entry per row of `visual`: the grid cell of that row, −1 = this row is not a patch (a special
   /// token, an image separator, padding). Empty: row `visual.begin + i` is cell i.
-  std::vector<Token> cells;
+  std::vector<Token> cells = {};
   /// Rows of text before and after the image; rows that are neither are special tokens.
-  Range text_before;
-  Range text_after;
+  Range text_before = {};
+  Range text_after = {};
 };
 
 /// What each row of a sequence is: visual token with or without a grid cell, [CLS], text, or special.
@@ -85,6 +85,7 @@ class TokenLayout {
   friend class Survivors;
 
   void check() const;
+  void check_grid() const;
 
   Index tokens_ = 0;
   std::vector<Token> visual_;
@@ -102,12 +103,11 @@ inline TokenLayout::TokenLayout(const LayoutDescription& d)
       cls_(d.cls),
       text_before_(d.text_before),
       text_after_(d.text_after) {
-  const Range all{0, d.tokens};
   require(d.tokens >= 0 && d.tokens < (Index{1} << 31), "layout: bad token count ", d.tokens);
-  require(d.visual.begin <= d.visual.end && all.contains(d.visual), "layout: visual rows [",
-          d.visual.begin, ", ", d.visual.end, ") lie outside the ", d.tokens, " rows");
-  require(d.grid.height >= 0 && d.grid.width >= 0, "layout: negative grid ", d.grid.height, " x ",
-          d.grid.width);
+  require(0 <= d.visual.begin && d.visual.begin <= d.visual.end && d.visual.end <= d.tokens,
+          "layout: visual rows [", d.visual.begin, ", ", d.visual.end, ") lie outside the ",
+          d.tokens, " rows");
+  check_grid();
   const auto rows = static_cast<std::size_t>(d.visual.size());
   require(d.cells.empty() || d.cells.size() == rows, "layout: ", d.cells.size(),
           " cells were given for ", rows, " visual rows");
@@ -128,6 +128,11 @@ inline TokenLayout::TokenLayout(const LayoutDescription& d)
   visual_range_ = visual_.empty() ? Range{d.visual.begin, d.visual.begin}
                                   : Range{visual_.front(), Index{visual_.back()} + 1};
   check();
+}
+
+inline void TokenLayout::check_grid() const {
+  require(grid_.height >= 0 && grid_.width >= 0, "layout: negative grid ", grid_.height, " x ",
+          grid_.width);
 }
 
 inline void TokenLayout::check() const {
@@ -195,6 +200,7 @@ inline TokenLayout TokenLayout::decoder(Index text_before, Span<const Token> cel
                                         Index text_after, Grid grid) {
   TokenLayout layout = decoder(text_before, cells.size(), text_after);
   layout.grid_ = grid;
+  layout.check_grid();
   layout.cells_.assign(cells.begin(), cells.end());
   layout.check();
   return layout;

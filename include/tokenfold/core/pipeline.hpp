@@ -31,9 +31,9 @@ inline void check_partition(const TokenLayout& layout, const Partition& partitio
 /// `Pipeline<F, C, M> method{.filter = {.lambda = 0.5}}` changes one option and leaves the others.
 template <class FilterStage, class CorrelateStage, class CompressStage>
 struct Pipeline {
-  FilterStage filter;
-  CorrelateStage correlate;
-  CompressStage compress;
+  FilterStage filter = {};
+  CorrelateStage correlate = {};
+  CompressStage compress = {};
 
   /// Decides the reduction of `sequence` under `budget` into `plan`; moves no tokens.
   /// Allocates nothing once `workspace` and `plan` have seen the largest shape.

@@ -3,18 +3,15 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
+#include "tokenfold/core/positions.hpp"
+#include "tokenfold/core/sparse_rows.hpp"
 #include "tokenfold/core/views.hpp"
 #include "tokenfold/core/workspace.hpp"
 
 namespace tokenfold {
-
-/// How the positions of the tokens continue after a reduction; see `ReductionPlan::positions`.
-enum class PositionRule {
-  original,  ///< every token keeps the position it had; gaps remain
-  packed,    ///< no gaps: the text after the image moves up
-};
 
 /// A reduction, once decided: X' = W · X with W sparse, [output tokens × input tokens].
 ///
@@ -37,7 +34,7 @@ class ReductionPlan {
 
   /// Per entry of W, which share of that input token lives on in that output token: 1 for a preserved token
   /// in its own row, else the entry divided by its column's sum over the rows that absorb it. The shares of
-  /// an input token sum to 1, or to 0 if it was dropped.
+  /// an input token sum to 1, or to 0 if it was dropped. Those of a composed plan follow from its own W.
   Span<const float> shares() const { return shares_; }
 
   /// Output rows of the visual tokens, synthetic ones included.
@@ -51,7 +48,7 @@ class ReductionPlan {
   /// True if nothing changes at all.
   bool is_identity() const {
     return selects_only_ && output_tokens() == input_tokens_ &&
-           std::is_sorted(kept_.begin(), kept_.end());
+           std::adjacent_find(kept_.begin(), kept_.end(), std::greater_equal<>()) == kept_.end();
   }
 
   /// out = W · tokens. `tokens`: [input_tokens × D], `out`: [output_tokens × D], any D, row strides as the
@@ -164,8 +161,9 @@ inline void ReductionPlan::clear(Index input_tokens, Range visual_in) {
 }
 
 inline ReductionPlan ReductionPlan::identity(Index tokens, Range visual) {
-  require(tokens >= 0 && Range({0, tokens}).contains(visual), "identity plan: visual rows [",
-          visual.begin, ", ", visual.end, ") lie outside the ", tokens, " rows");
+  require(0 <= visual.begin && visual.begin <= visual.end && visual.end <= tokens,
+          "identity plan: visual rows [", visual.begin, ", ", visual.end, ") lie outside the ",
+          tokens, " rows");
   Workspace workspace;
   ReductionPlan plan;
   plan.clear(tokens, visual);
@@ -247,75 +245,27 @@ inline void ReductionPlan::finish(Workspace& workspace) {
 
 template <class T>
 void ReductionPlan::apply_views(MatrixView<const T> tokens, MatrixView<T> out) const {
-  using Acc = Accumulator<T>;
   require(tokens.rows() == input_tokens_, "apply: the plan takes ", input_tokens_, " tokens, got ",
           tokens.rows());
   require(out.rows() == output_tokens() && out.cols() == tokens.cols(),
           "apply: the output must be [", output_tokens(), " x ", tokens.cols(), "], got [",
           out.rows(), " x ", out.cols(), "]");
-  const T* const end = tokens.data() + tokens.rows() * tokens.row_stride();
-  const T* const out_end = out.data() + out.rows() * out.row_stride();
-  require(out_end <= tokens.data() || end <= out.data() || tokens.rows() == 0 || out.rows() == 0,
-          "apply: input and output overlap");
-
-  constexpr Index chunk = 512;  // sums of a narrow type are kept on the stack, a chunk at a time
-  for (Index row = 0; row < out.rows(); ++row) {
-    const Range range = entries(row);
-    if (range.size() == 1 && weights()[range.begin] == 1.0f) {
-      std::copy_n(tokens.row(columns()[range.begin]), tokens.cols(), out.row(row));
-      continue;
-    }
-    for (Index begin = 0; begin < tokens.cols(); begin += chunk) {
-      const Index width = std::min(chunk, tokens.cols() - begin);
-      alignas(64) Acc buffer[chunk];
-      detail::VectorMap<Acc> sum(buffer, width);
-      const auto entry = [&](Index e) {
-        return static_cast<Acc>(weights()[e]) *
-               detail::ConstVectorMap<T>(tokens.row(columns()[e]) + begin, width)
-                   .template cast<Acc>();
-      };
-      sum.setZero();
-      for (Index e = range.begin; e < range.end; ++e) {
-        sum += entry(e);
-      }
-      detail::VectorMap<T>(out.row(row) + begin, width) = sum.template cast<T>();
-    }
-  }
+  require(!detail::overlap(tokens, out), "apply: input and output overlap");
+  detail::multiply<T>({offsets_, columns_, weights_}, tokens, out);
 }
 
 template <class T>
 void ReductionPlan::unmerge_views(MatrixView<const T> reduced, MatrixView<T> out,
                                   double fill) const {
-  using Acc = Accumulator<T>;
   require(reduced.rows() == output_tokens(), "unmerge: the plan gives ", output_tokens(),
           " tokens, got ", reduced.rows());
   require(out.rows() == input_tokens_ && out.cols() == reduced.cols(),
           "unmerge: the output must be [", input_tokens_, " x ", reduced.cols(), "], got [",
           out.rows(), " x ", out.cols(), "]");
-  std::vector<bool> reached(static_cast<std::size_t>(input_tokens_), false);
-  for (Index row = 0; row < reduced.rows(); ++row) {
-    for (Index e = entries(row).begin; e < entries(row).end; ++e) {
-      const Token token = columns()[e];
-      if (shares()[e] == 0) {
-        continue;
-      }
-      detail::VectorMap<T> to(out.row(token), out.cols());
-      const auto part =
-          (static_cast<Acc>(shares()[e]) *
-           detail::ConstVectorMap<T>(reduced.row(row), out.cols()).template cast<Acc>());
-      if (reached[static_cast<std::size_t>(token)]) {
-        to = (to.template cast<Acc>() + part).template cast<T>();
-      } else {
-        to = part.template cast<T>();
-      }
-      reached[static_cast<std::size_t>(token)] = true;
-    }
-  }
-  for (Index i = 0; i < input_tokens_; ++i) {
-    if (!reached[static_cast<std::size_t>(i)]) {
-      std::fill_n(out.row(i), out.cols(), static_cast<T>(fill));
-    }
-  }
+  require(!detail::overlap(reduced, out), "unmerge: input and output overlap");
+  Workspace workspace;
+  const auto back = detail::transposed({offsets_, columns_, shares_}, input_tokens_, workspace);
+  detail::multiply<T>(back, reduced, out, static_cast<T>(fill));
 }
 
 inline void ReductionPlan::sizes(Span<const float> in, Span<float> out) const {
@@ -337,45 +287,7 @@ inline std::int32_t ReductionPlan::positions(PositionRule rule, MatrixView<const
   require(out.rows() == in.rows() && out.cols() == output_tokens(),
           "positions: the output must be [", in.rows(), " x ", output_tokens(), "], got [",
           out.rows(), " x ", out.cols(), "]");
-  if (output_tokens() == 0) {
-    return in.cols() > 0 ? in(0, 0) : 0;
-  }
-  const Index planes = in.rows();
-  const auto plane_maximum = [&](MatrixView<const std::int32_t> p, Range columns,
-                                 std::int32_t least) {
-    for (Index plane = 0; plane < planes; ++plane) {
-      for (Index i = columns.begin; i < columns.end; ++i) {
-        least = std::max(least, p(plane, i));
-      }
-    }
-    return least;
-  };
-  if (rule == PositionRule::packed && planes == 1) {
-    for (Index row = 0; row < output_tokens(); ++row) {
-      out(0, row) = in(0, 0) + static_cast<std::int32_t>(row);
-    }
-    return in(0, 0) + static_cast<std::int32_t>(output_tokens());
-  }
-  const Index last_visual = std::max<Index>(visual_in_.end - 1, 0);
-  for (Index plane = 0; plane < planes; ++plane) {
-    for (Index row = 0; row < output_tokens(); ++row) {
-      const Index from = kept()[row] == no_token ? last_visual : Index{kept()[row]};
-      out(plane, row) = in(plane, from);
-    }
-  }
-  if (rule == PositionRule::original) {
-    return plane_maximum(in, {0, input_tokens_}, in(0, 0)) + 1;
-  }
-  // M-RoPE: the text after the image started one past the image's largest position, and still does.
-  const std::int32_t floor = in(0, 0) - 1;
-  const std::int32_t shift = plane_maximum(in, {0, visual_in_.end}, floor) -
-                             plane_maximum(out, {0, visual_out_.end}, floor);
-  for (Index plane = 0; plane < planes; ++plane) {
-    for (Index row = visual_out_.end; row < output_tokens(); ++row) {
-      out(plane, row) -= shift;
-    }
-  }
-  return plane_maximum(out, {0, output_tokens()}, floor) + 1;
+  return detail::reduce_positions(rule, kept_, visual_in_, visual_out_, in, out);
 }
 
 inline ReductionPlan ReductionPlan::within(Range rows) const {
@@ -410,6 +322,9 @@ inline ReductionPlan ReductionPlan::within(Range rows) const {
     if (row + 1 == visual_out_.end) {
       plan.visual_out_.end = plan.output_tokens();
     }
+  }
+  if (visual_out_.begin == output_tokens()) {
+    plan.visual_out_.begin = plan.output_tokens();  // no visual row, and nothing behind them
   }
   plan.visual_out_.end = std::max(plan.visual_out_.begin, plan.visual_out_.end);
   plan.finish(workspace);

@@ -26,15 +26,18 @@ class PlanWriter {
     plan_.end_row();
     pass_through_until(kept);
     plan_.begin_row(kept);
+    in_row_ = true;
   }
   /// Starts a synthetic row.
   void begin_extra_row() {
     plan_.end_row();
     pass_through_until(layout_.visual_range().end);
     plan_.begin_row(no_token);
+    in_row_ = true;
   }
   /// Adds weight · (the token in row `input`) to the current row, in any order.
   void add(Token input, double weight) {
+    require(in_row_, "compress: begin a row before adding to it");
     require(layout_.ordinal(input) >= 0, "compress: row ", input, " is not a visual token");
     require(std::isfinite(static_cast<float>(weight)), "compress: the weight of row ", input,
             " is not finite");
@@ -47,6 +50,7 @@ class PlanWriter {
     plan_.visual_out_.end = plan_.output_tokens();
     pass_through_until(layout_.tokens());
     plan_.finish(workspace);
+    in_row_ = false;
   }
 
  private:
@@ -63,6 +67,7 @@ class PlanWriter {
   const TokenLayout& layout_;
   ReductionPlan& plan_;
   Index next_ = 0;
+  bool in_row_ = false;
 };
 
 }  // namespace tokenfold

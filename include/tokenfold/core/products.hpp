@@ -47,18 +47,30 @@ void for_each_joined_part(HeadsView<const T> x, Use&& use) {
   }
 }
 
-/// out[h·dim + c] = Σ_i weights[i] · x[h][i][c].
+/// out[h·dim + c] = Σ_i weights[i] · x[h][i][c]; rows of weight 0 are not read.
 template <class T>
 void weighted_row_sum(HeadsView<const T> x, Span<const Accumulator<T>> weights,
                       Span<Accumulator<T>> out, Workspace& workspace) {
+  using Acc = Accumulator<T>;
   as_vector(out).setZero();
-  for_each_joined_part(x, [&](Range columns, MatrixView<const T> part) {
-    auto sum = as_vector(out.subspan(columns.begin, columns.size()));
-    for_each_row_block(part, workspace, [&](Range block, MatrixView<const Accumulator<T>> rows) {
-      sum.noalias() +=
-          rows.map().transpose() * as_vector(weights.subspan(block.begin, block.size()));
+  for (Index begin = 0; begin < weights.size(); ++begin) {
+    Index end = begin;
+    while (end < weights.size() && weights[end] != Acc(0)) {
+      ++end;
+    }
+    if (end == begin) {
+      continue;
+    }
+    const auto run = weights.subspan(begin, end - begin);
+    for_each_joined_part(x.middle_tokens({begin, end}), [&](Range columns,
+                                                            MatrixView<const T> part) {
+      auto sum = as_vector(out.subspan(columns.begin, columns.size()));
+      for_each_row_block(part, workspace, [&](Range block, MatrixView<const Acc> rows) {
+        sum.noalias() += rows.map().transpose() * as_vector(run.subspan(block.begin, block.size()));
+      });
     });
-  });
+    begin = end;
+  }
 }
 
 /// out[i] = Σ_{h,c} x[h][i][c] · vector[h·dim + c].

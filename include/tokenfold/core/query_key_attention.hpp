@@ -40,8 +40,9 @@ class QueryKeyAttention {
       : queries_(queries), keys_(keys), options_(options) {
     require(queries.dim() == keys.dim(), "query-key attention: queries have ", queries.dim(),
             " channels a head, keys ", keys.dim());
-    require(queries.heads() % keys.heads() == 0, "query-key attention: ", queries.heads(),
-            " query heads cannot share ", keys.heads(), " key heads");
+    require(keys.heads() >= 1 && queries.heads() % keys.heads() == 0,
+            "query-key attention: ", queries.heads(), " query heads cannot share ", keys.heads(),
+            " key heads");
     require(options.first_query >= 0, "query-key attention: negative first_query ",
             options.first_query);
     require(!options.causal || options.first_query + queries.tokens() <= keys.tokens(),
@@ -72,34 +73,34 @@ class QueryKeyAttention {
   void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
                 Workspace& workspace) const {
     check(queries, keys);
+    detail::check_attention_sizes(weights.size(), queries.size(), out.size(), keys.size());
     Workspace::Frame frame(workspace);
-    // Queries of weight 0 at either end are not read.
-    while (!queries.empty() && weights[0] == Answer(0)) {
-      ++queries.begin;
-      weights = weights.subspan(1, weights.size() - 1);
-    }
-    while (!queries.empty() && weights[queries.size() - 1] == Answer(0)) {
-      --queries.end;
-    }
     if (kind() == AttentionKind::logits) {
       const Span<Answer> sum = workspace.take<Answer>(queries_.width());
-      detail::weighted_row_sum(queries_.middle_tokens(local(queries)),
-                               weights.subspan(0, queries.size()), sum, workspace);
+      detail::weighted_row_sum(queries_.middle_tokens(local(queries)), weights, sum, workspace);
       detail::row_dot_products<Element>(keys_.middle_tokens(keys), fold_groups(sum), out,
                                         workspace);
       return;
     }
+    const Span<Token> used = workspace.take<Token>(queries.size());
+    Index count = 0;
+    for (Index q = 0; q < queries.size(); ++q) {
+      if (weights[q] != Answer(0)) {
+        used[count++] = static_cast<Token>(queries.begin + q);
+      }
+    }
     auto sum = detail::as_vector(out);
     sum.setZero();
-    for_each_softmax_row(row_list(queries, workspace), workspace,
+    for_each_softmax_row(Span<const Token>(used.data(), count), workspace,
                          [&](Index i, Span<const Answer> row, Answer share) {
-                           add(out, keys, row, weights[i] * share);
+                           add(out, keys, row, weights[used[i] - queries.begin] * share);
                          });
   }
 
   void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
              Workspace& workspace) const {
     check(queries, keys);
+    detail::check_attention_sizes(weights.size(), keys.size(), out.size(), queries.size());
     Workspace::Frame frame(workspace);
     if (kind() == AttentionKind::logits) {
       const Span<Answer> sum = workspace.take<Answer>(keys_.width());
@@ -124,6 +125,7 @@ class QueryKeyAttention {
             Workspace& workspace) const {
     detail::check_attention_rows(rows, queries());
     check({}, keys);
+    detail::check_attention_sizes(out.cols(), keys.size(), out.rows(), rows.size());
     if (kind() == AttentionKind::logits) {
       logit_rows(rows, keys, mean_factor(), out, workspace);
       return;
@@ -240,6 +242,9 @@ class QueryKeyAttention {
         for (Index i = 0; i < block.size(); ++i) {
           const Index visible = options_.causal ? Index{block[i]} + 1 : seen;
           const Span<Answer> row(s.row(i), visible);
+          if (visible == 0) {
+            continue;
+          }
           auto values = detail::as_vector(row).array();
           values = (values - values.maxCoeff()).exp();
           const Answer share = Answer(1) / (values.sum() * static_cast<Answer>(passes));

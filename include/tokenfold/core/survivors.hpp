@@ -32,34 +32,40 @@ class Survivors {
   void advance(const ReductionPlan& plan, Workspace& workspace) {
     require(plan.input_tokens() == layout_.tokens(), "survivors: the plan takes ",
             plan.input_tokens(), " tokens, the sequence has ", layout_.tokens());
-    compose(total_, plan, workspace, next_total_);
-    std::swap(total_, next_total_);
-
     // Every row that is not visual survives, so a range of text only moves.
+    const Span<const Token> kept = plan.kept();
     const auto row_after = [&](Index row) {
-      const Span<const Token> kept = plan.kept();
       const auto found = std::find(kept.begin(), kept.end(), static_cast<Token>(row));
       require(found != kept.end(), "survivors: the plan drops row ", row, ", which is not visual");
       return Index{found - kept.begin()};
     };
     const auto moved = [&](Range text) {
-      return text.empty() ? Range{} : Range{row_after(text.begin), row_after(text.end - 1) + 1};
+      const Index begin = text.empty() ? 0 : row_after(text.begin);
+      for (Index i = 1; i < text.size(); ++i) {
+        require(begin + i < kept.size() && kept[begin + i] == text.begin + i,
+                "survivors: the plan drops row ", text.begin + i, ", which is not visual");
+      }
+      return text.empty() ? Range{} : Range{begin, begin + text.size()};
     };
+    const Range text_before = moved(layout_.text_before_);
+    const Range text_after = moved(layout_.text_after_);
+    const auto cls = layout_.cls_ ? std::optional(row_after(*layout_.cls_)) : std::nullopt;
+
+    // Nothing is refused from here on.
+    compose(total_, plan, workspace, next_total_);
+    std::swap(total_, next_total_);
     next_cells_.clear();
     next_visual_.clear();
     for (Index row = plan.visual().begin; row < plan.visual().end; ++row) {
-      const Token kept = plan.kept()[row];
-      const Index ordinal = kept == no_token ? -1 : layout_.ordinal(kept);
-      if (kept == no_token || ordinal >= 0) {
+      const Index ordinal = kept[row] == no_token ? -1 : layout_.ordinal(kept[row]);
+      if (kept[row] == no_token || ordinal >= 0) {
         next_visual_.push_back(static_cast<Token>(row));
-        next_cells_.push_back(kept == no_token ? no_token : layout_.cells()[ordinal]);
+        next_cells_.push_back(kept[row] == no_token ? no_token : layout_.cells()[ordinal]);
       }
     }
-    layout_.text_before_ = moved(layout_.text_before_);
-    layout_.text_after_ = moved(layout_.text_after_);
-    if (layout_.cls_) {
-      layout_.cls_ = row_after(*layout_.cls_);
-    }
+    layout_.text_before_ = text_before;
+    layout_.text_after_ = text_after;
+    layout_.cls_ = cls;
     layout_.tokens_ = plan.output_tokens();
     std::swap(layout_.visual_, next_visual_);
     std::swap(layout_.cells_, next_cells_);

@@ -28,17 +28,30 @@ concept EigenTensorLike = requires(X& tensor) {
 template <class X, int rank>
 concept EigenTensorOfRank = EigenTensorLike<X> && std::remove_cvref_t<X>::NumDimensions == rank;
 
+/// What `x.data()` points to. An expression without memory reads as constant, so that it gets as far as the
+/// message that refuses it.
 template <class X>
-using DataPointee = std::remove_pointer_t<decltype(std::declval<X&>().data())>;
+struct DataPointeeOf {
+  using type = const typename std::remove_cvref_t<X>::Scalar;
+};
+template <class X>
+requires requires(X& x) { x.data(); }
+struct DataPointeeOf<X> {
+  using type = std::remove_pointer_t<decltype(std::declval<X&>().data())>;
+};
+template <class X>
+using DataPointee = typename DataPointeeOf<X>::type;
 
 /// Does `m.data()` exist, i.e. is `m` memory rather than an expression still to be evaluated?
 template <class M>
 inline constexpr bool has_memory = (std::remove_cvref_t<M>::Flags & Eigen::DirectAccessBit) != 0;
 
+/// Matrices and tensors (unlike their maps) can be resized, because they own their memory.
 template <class M>
 inline constexpr bool is_owning_temporary =
     !std::is_lvalue_reference_v<M> &&
-    std::derived_from<std::remove_cvref_t<M>, Eigen::PlainObjectBase<std::remove_cvref_t<M>>>;
+    (std::derived_from<std::remove_cvref_t<M>, Eigen::PlainObjectBase<std::remove_cvref_t<M>>> ||
+     requires(std::remove_cvref_t<M> & tensor) { tensor.resize(tensor.dimensions()); });
 
 }  // namespace detail
 
@@ -75,6 +88,8 @@ class MatrixView {
   MatrixView(X&& tensor) : MatrixView(tensor.data(), tensor.dimension(0), tensor.dimension(1)) {
     static_assert(int{std::remove_cvref_t<X>::Layout} == int{Eigen::RowMajor},
                   "tokenfold: tensors must be Eigen::RowMajor; a column-major one would be copied");
+    static_assert(!detail::is_owning_temporary<X>,
+                  "tokenfold: this view would outlive the temporary tensor it points to");
   }
 
   /// Reading through a writable view is fine.
@@ -232,7 +247,7 @@ class HeadsView {
 /// a fused QKV buffer. Throws if the columns do not divide.
 template <class M>
 auto split_heads(M&& matrix, Index heads) {
-  const auto m = MatrixView(matrix);
+  const auto m = MatrixView(std::forward<M>(matrix));
   using T = std::remove_pointer_t<decltype(m.data())>;
   require(heads >= 1 && m.cols() % heads == 0, "split_heads: ", m.cols(),
           " columns do not divide into ", heads, " heads");
@@ -245,23 +260,26 @@ auto split_heads(M&& matrix, Index heads) {
 /// axis: the last one of a row-major tensor, the first one of a column-major tensor. Throws otherwise.
 template <detail::EigenTensorOfRank<3> X>
 auto heads_view(X&& tensor, HeadAxes axes = {}) {
+  static_assert(!detail::is_owning_temporary<X>,
+                "tokenfold: this view would outlive the temporary tensor it points to");
   using T = detail::DataPointee<X>;
   const int order[3] = {axes.head, axes.token, axes.dim};
   require(order[0] + order[1] + order[2] == 3 && order[0] != order[1] && order[1] != order[2] &&
               order[0] != order[2] && order[0] >= 0 && order[1] >= 0 && order[2] >= 0,
           "heads_view: axes must be a permutation of 0, 1, 2");
   constexpr bool row_major = int{std::remove_cvref_t<X>::Layout} == int{Eigen::RowMajor};
+  const auto extent = [&](int axis) {
+    return static_cast<Index>(tensor.dimensions()[static_cast<std::size_t>(axis)]);
+  };
   Index stride[3];
   Index step = 1;
   for (int i = 0; i < 3; ++i) {
     const int axis = row_major ? 2 - i : i;
     stride[axis] = step;
-    step *= tensor.dimension(axis);
+    step *= extent(axis);
   }
-  return HeadsView<T>(
-      tensor.data(),
-      {tensor.dimension(axes.head), tensor.dimension(axes.token), tensor.dimension(axes.dim)},
-      {stride[axes.head], stride[axes.token], stride[axes.dim]});
+  return HeadsView<T>(tensor.data(), {extent(axes.head), extent(axes.token), extent(axes.dim)},
+                      {stride[axes.head], stride[axes.token], stride[axes.dim]});
 }
 
 }  // namespace tokenfold

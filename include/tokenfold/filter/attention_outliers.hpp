@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "tokenfold/core/stages.hpp"
+#include "tokenfold/filter/raster_samples.hpp"
 
 namespace tokenfold::filter {
 
@@ -92,7 +93,7 @@ struct AttentionOutliers {
                                  : samples == RasterSamples::triple ? (keep + 3) / 4
                                                                     : (keep + 1) / 2;
       size = take_best(ranking, by_attention, chosen);
-      size = add_even_samples(n, keep, chosen, size, workspace);
+      size = detail::add_even_samples(n, keep, chosen, size, workspace);
     } else if (released_share > 0) {
       const auto tokens = static_cast<double>(n);
       size = take_best(ranking, static_cast<Index>(tokens * released_share), chosen);
@@ -105,7 +106,12 @@ struct AttentionOutliers {
       const Index cap = max_tokens > 0 ? std::min(max_tokens, n) : n;
       size = take_best(ranking, std::min(std::max(outlier_count(outliers, n), min_tokens), cap),
                        chosen);
-      size = add_raster_samples(n, std::max<Index>(outliers, size), cap, chosen, size, workspace);
+      if (samples != RasterSamples::none && size > 0) {
+        // The release never draws the last patch.
+        const Index end = samples == RasterSamples::triple ? n - 1 : n;
+        const Index step = sample_step(std::max(outliers, size), n);
+        size = detail::add_strided_samples(n, end, step, cap, chosen, size, workspace);
+      }
     }
     fill(layout, chosen.subspan(0, size), partition, workspace);
   }
@@ -186,76 +192,20 @@ struct AttentionOutliers {
     return static_cast<Index>(tokens * (static_cast<double>(outliers) / tokens));
   }
 
-  /// Adds samples 0, s, 2s, … that are not chosen yet. s is 1/share (`once`) or a third of it (`triple`), share
-  /// being outliers/N, and grows until everything fits under `cap`.
-  Index add_raster_samples(Index n, Index outliers, Index cap, Span<Index> chosen, Index size,
-                           Workspace& workspace) const {
-    if (samples == RasterSamples::none || outliers == 0) {
-      return size;
-    }
-    const bool triple = samples == RasterSamples::triple;
+  /// Distance of the raster samples: 1/share of the outliers (`once`), or a third of it (`triple`).
+  Index sample_step(Index outliers, Index n) const {
     Index step = n / outliers;
     if (count == OutlierCount::truncated) {
       step = static_cast<Index>(1 / (static_cast<double>(outliers) / static_cast<double>(n)));
     }
-    step = std::max<Index>(1, triple ? step / 3 : step);
-    const Index end = triple ? n - 1 : n;  // the release never draws the last patch
-    Workspace::Frame frame(workspace);
-    const Span<bool> taken = mark(n, chosen.subspan(0, size), workspace);
-    const auto fresh = [&](Index s) {
-      Index total = 0;
-      for (Index v = 0; v < end; v += s) {
-        total += taken[v] ? 0 : 1;
-      }
-      return total;
-    };
-    while (step < n && size + fresh(step) > cap) {
-      ++step;
-    }
-    for (Index v = 0; v < end && size < cap; v += step) {
-      if (!taken[v]) {
-        chosen[size++] = v;
-      }
-    }
-    return size;
-  }
-
-  /// Fills up to `keep` with the patches nearest to an even division of those not chosen yet.
-  static Index add_even_samples(Index n, Index keep, Span<Index> chosen, Index size,
-                                Workspace& workspace) {
-    Workspace::Frame frame(workspace);
-    const Span<bool> taken = mark(n, chosen.subspan(0, size), workspace);
-    const Index wanted = keep - size;
-    const Index free = n - size;
-    Index seen = 0;
-    Index drawn = 0;
-    for (Index v = 0; v < n && drawn < wanted; ++v) {
-      if (taken[v]) {
-        continue;
-      }
-      // The d-th of `wanted` samples is the free patch number (2d + 1) · free / (2 · wanted).
-      if (seen == (2 * drawn + 1) * free / (2 * wanted)) {
-        chosen[size++] = v;
-        ++drawn;
-      }
-      ++seen;
-    }
-    return size;
-  }
-
-  static Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) {
-    const Span<bool> taken = workspace.take_filled<bool>(n, false);
-    for (const Index v : chosen) {
-      taken[v] = true;
-    }
-    return taken;
+    return std::max<Index>(1, samples == RasterSamples::triple ? step / 3 : step);
   }
 
   void fill(const TokenLayout& layout, Span<Index> chosen, Partition& partition,
             Workspace& workspace) const {
     const Index n = layout.visual_count();
     Workspace::Frame frame(workspace);
-    const Span<bool> taken = mark(n, chosen, workspace);
+    const Span<bool> taken = detail::mark(n, chosen, workspace);
     if (order == TokenOrder::raster) {
       std::sort(chosen.begin(), chosen.end());
     }
