@@ -219,7 +219,8 @@ TEST_P(ReferenceFicocoLPaperGolden, MatchesFile) {
 
 INSTANTIATE_TEST_SUITE_P(Files, ReferenceFicocoLPaperGolden,
                          testing::Values("ficoco_l_paper_s0_v64_t6_r20_logits_given",
-                                         "ficoco_l_paper_s5_v36_t9_r10"),
+                                         "ficoco_l_paper_s5_v36_t9_r10",
+                                         "ficoco_l_paper_s20_v144_t15_r42"),
                          test_name);
 
 // --- FiCoCo-L as released ------------------------------------------------------------------------
@@ -279,7 +280,8 @@ TEST_P(ReferenceFicocoLReleasedGolden, MatchesFile) {
 INSTANTIATE_TEST_SUITE_P(Files, ReferenceFicocoLReleasedGolden,
                          testing::Values("ficoco_l_released_v144_t20_r42",
                                          "ficoco_l_released_v20_t8_r4",
-                                         "ficoco_l_released_v45_t10_r12_noprotect"),
+                                         "ficoco_l_released_v45_t10_r12_noprotect",
+                                         "ficoco_l_released_v520_t10_r42_topk2"),
                          test_name);
 
 // --- PruMerge, PruMerge+ as released -------------------------------------------------------------

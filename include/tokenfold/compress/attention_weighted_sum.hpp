@@ -27,6 +27,9 @@ struct AttentionWeightedSum {
   void operator()(const S& sequence, const Partition& partition, const Correlation& correlation,
                   PlanWriter& writer, Workspace& workspace) const {
     const TokenLayout& layout = sequence.layout;
+    require(Span<const double>(partition.scores).size() == layout.visual_count(),
+            "attention-weighted sum: the filter gave ", partition.scores.size(), " scores for ",
+            layout.visual_count(), " visual tokens");
     const auto attention = [&](Token token) {
       const double a = Span<const double>(partition.scores)[layout.ordinal(token)];
       return std::isfinite(a) ? a : 0.0;
@@ -57,7 +60,10 @@ struct AttentionWeightedSum {
     if (extra_token && !partition.discarded.empty()) {
       writer.begin_extra_row();
       for (const Token token : partition.discarded) {
-        writer.add(token, attention(token));
+        const double weight = attention(token);
+        if (weight != 0) {  // 0 · NaN is not 0
+          writer.add(token, weight);
+        }
       }
     }
   }

@@ -58,8 +58,10 @@ struct SelfPreserving {
       }
       writer.begin_row(token);
       writer.add(token, 1 / (1 + recycled));
-      for (const auto& link : links[token]) {
-        writer.add(link.source, scale * link.strength / (1 + recycled));
+      if (scale > 0) {  // 0 · NaN is not 0
+        for (const auto& link : links[token]) {
+          writer.add(link.source, scale * link.strength / (1 + recycled));
+        }
       }
     }
   }

@@ -24,7 +24,7 @@ struct DirectAttention {
     const MatrixView<T> strengths(workspace.take<T>(discarded.size() * range.size()).data(),
                                   discarded.size(), range.size());
     sequence.attention.rows(discarded, range, strengths, workspace);
-    detail::link_rows(strengths, range, Span<const Token>(partition.preserved),
+    detail::link_rows(strengths, sequence.layout, Span<const Token>(partition.preserved),
                       sequence.attention.kind(), targets, partition, correlation, workspace);
   }
 };

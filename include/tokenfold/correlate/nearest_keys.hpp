@@ -24,7 +24,7 @@ enum class Sources {
 ///
 /// so it is the target that picks its sources: a token may have any number of targets, also none. The paper
 /// does not give k; the release has 32. Fewer candidates than k: all of them. A token preserved twice counts as two
-/// candidates (as released); zero keys have similarity 0 to everything, keys that are not finite come last.
+/// candidates (as released); zero keys have similarity 0 to everything, keys that are not finite are never absorbed.
 ///
 /// Reads: keys. Strengths: the cosines of the links. Cost: one [K × W] · [W × N] product, W the width of all key
 /// heads, and K selections in O(N).

@@ -72,7 +72,7 @@ struct TaskAttention {
       }
       strengths.map().noalias() += weight * bridge.map() * from_text.map();
     }
-    detail::link_rows(strengths, range,
+    detail::link_rows(strengths, layout,
                       candidates == Candidates::preserved ? Span<const Token>(partition.preserved)
                                                           : layout.visual(),
                       sequence.attention.kind(), targets, partition, correlation, workspace);

@@ -63,7 +63,8 @@ struct AttentionOutliers {
   Index max_tokens = 0;
   /// The release's non-adaptive branch of PruMerge+, 0 = off: int(N · share) by attention, raster samples from
   /// int(step / 2) with step int(1 / share), *without* removing duplicates: a patch that is drawn twice is
-  /// preserved twice, and as many of the lowest-numbered other patches vanish. Needs an adaptive budget.
+  /// preserved twice, and as many of the lowest-numbered other patches vanish. Needs an adaptive budget and ignores
+  /// `samples` and the limits above.
   double released_share = 0;
 
   template <HasAttention S>
