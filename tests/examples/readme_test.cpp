@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The README's sample is the quickstart example, to the letter, and short.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace {
+
+std::string read(const std::string& path) {
+  std::ifstream file(std::string(TOKENFOLD_SOURCE_DIR) + "/" + path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+/// The lines between the markers, without the indentation that they all share.
+std::string marked_sample() {
+  std::istringstream source(read("examples/quickstart/quickstart.cpp"));
+  std::string sample;
+  bool inside = false;
+  for (std::string line; std::getline(source, line);) {
+    if (line.find("// [/quickstart]") != std::string::npos) {
+      return sample;
+    }
+    if (inside) {
+      sample += (line.rfind("  ", 0) == 0 ? line.substr(2) : line) + "\n";
+    }
+    inside = inside || line.find("// [quickstart]") != std::string::npos;
+  }
+  return "";
+}
+
+TEST(Readme, sample_is_the_quickstart_example) {
+  const std::string sample = marked_sample();
+  ASSERT_FALSE(sample.empty());
+  EXPECT_NE(read("README.md").find("```cpp\n" + sample + "```"), std::string::npos)
+      << "the README must show exactly:\n"
+      << sample;
+}
+
+TEST(Readme, sample_is_short) {
+  const std::string sample = marked_sample();
+  EXPECT_LE(std::count(sample.begin(), sample.end(), '\n'), 15);
+}
+
+TEST(Readme, pictures_and_files_it_names_exist) {
+  const std::string readme = read("README.md");
+  std::size_t links = 0;
+  for (std::size_t at = readme.find("]("); at != std::string::npos;
+       at = readme.find("](", at + 2)) {
+    const std::string target = readme.substr(at + 2, readme.find(')', at) - at - 2);
+    if (target.rfind("http", 0) != 0 && target.rfind('#', 0) != 0) {
+      ++links;
+      EXPECT_TRUE(std::ifstream(std::string(TOKENFOLD_SOURCE_DIR) + "/" + target).good()) << target;
+    }
+  }
+  EXPECT_GT(links, 0u);
+}
+
+}  // namespace
