@@ -37,8 +37,8 @@ std::size_t bytes(std::initializer_list<const Matrix*> matrices) {
   return sum;
 }
 
-/// CLIP-L/336: 577 tokens, 1024 wide, 16 heads; the engine has materialised [16, 577, 577] probabilities.
-/// Bound: reading all of it and the tokens once.
+/// CLIP-L/336: 577 tokens, 1024 wide, 16 heads; the engine has materialised [16, 577, 577]
+/// probabilities. Bound: reading all of it and the tokens once.
 void ficoco_v_dense_probabilities(benchmark::State& state) {
   Matrix probabilities = Matrix::Random(16 * 577, 577).array().abs();
   probabilities.array().colwise() /= probabilities.rowwise().sum().array().eval();

@@ -10,8 +10,9 @@
 #include <random>
 #include <vector>
 
-/// Times against physical bounds. Machines that run benchmarks are noisy and differ, so a time alone says
-/// little; `vs_bound` compares it with what the same process can do at best in the same seconds.
+/// Times against physical bounds. Machines that run benchmarks are noisy and differ, so a time
+/// alone says little; `vs_bound` compares it with what the same process can do at best in the same
+/// seconds.
 namespace bench {
 
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -45,7 +46,8 @@ struct Gemm {
   Index depth = 0;
 };
 
-/// What a method must do at least: read `bytes` once, or multiply; the slower of the two is the bound.
+/// What a method must do at least: read `bytes` once, or multiply; the slower of the two is the
+/// bound.
 class Bound {
  public:
   Bound(std::size_t bytes, std::vector<Gemm> products)
@@ -79,8 +81,9 @@ class Bound {
   std::vector<Product> products_;
 };
 
-/// Runs `work` as a benchmark. The bound is sampled between the iterations, so that whatever slows the machine
-/// down slows both; reported are the medians: `ms`, `bound_ms` and `vs_bound` = ms / bound_ms.
+/// Runs `work` as a benchmark. The bound is sampled between the iterations, so that whatever slows
+/// the machine down slows both; reported are the medians: `ms`, `bound_ms` and `vs_bound` = ms /
+/// bound_ms.
 template <class Work>
 void run(benchmark::State& state, Bound bound, Work&& work) {
   work();

@@ -12,10 +12,10 @@ using bench::Index;
 using bench::Matrix;
 using namespace tokenfold;
 
-/// 577 × 1024 queries, keys and tokens; Gaussian attention logits of deviation 0.5, whose upper fence leaves
-/// about as many outliers as the paper reports for real images.
-/// Bound: reading K twice over (the [CLS] row decides what to multiply) and the tokens, or the product of the
-/// preserved keys with all keys.
+/// 577 × 1024 queries, keys and tokens; Gaussian attention logits of deviation 0.5, whose upper
+/// fence leaves about as many outliers as the paper reports for real images. Bound: reading K twice
+/// over (the [CLS] row decides what to multiply) and the tokens, or the product of the preserved
+/// keys with all keys.
 void adaptive(benchmark::State& state, const PruMerge& method) {
   const Matrix k = bench::gaussian(577, 1024, 2);
   const Matrix tokens = bench::gaussian(577, 1024, 3);

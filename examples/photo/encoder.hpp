@@ -33,8 +33,8 @@ namespace photo {
 using Eigen::Index;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// One picture as a vision encoder hands it over. Row 0 is [CLS]; row 1 + y * grid_w + x is a patch.
-/// Attention of head h is softmax(q·k / sqrt(dim)) over columns [h * dim, (h + 1) * dim).
+/// One picture as a vision encoder hands it over. Row 0 is [CLS]; row 1 + y * grid_w + x is a
+/// patch. Attention of head h is softmax(q·k / sqrt(dim)) over columns [h * dim, (h + 1) * dim).
 struct Encoded {
   Index grid_h = 0;
   Index grid_w = 0;

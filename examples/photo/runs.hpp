@@ -29,8 +29,8 @@ struct Cost {
 };
 
 /// A method over one or more layers. A real network computes new tokens, queries and keys in every
-/// layer; here each layer sees those of the layer before, shortened by its plan, so that later steps
-/// do decide on merged tokens.
+/// layer; here each layer sees those of the layer before, shortened by its plan, so that later
+/// steps do decide on merged tokens.
 class Steps {
  public:
   explicit Steps(tokenfold::Index heads) : heads_(heads) {}

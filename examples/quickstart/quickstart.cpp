@@ -10,8 +10,8 @@
 #include "tokenfold/tokenfold.hpp"
 
 int main() {
-  // What an engine holds after the attention of a CLIP ViT-L/14-336 layer: [CLS] and 24 x 24 patches,
-  // 16 heads of 64, Q, K and V side by side in each row.
+  // What an engine holds after the attention of a CLIP ViT-L/14-336 layer: [CLS] and 24 x 24
+  // patches, 16 heads of 64, Q, K and V side by side in each row.
   std::vector<float> hidden(577 * 1024);
   std::vector<float> qkv(577 * 3072);
   std::vector<float> output(577 * 1024);

@@ -18,8 +18,8 @@ using tokenfold::HeadsView;
 using tokenfold::Range;
 using tokenfold::Token;
 
-// A dense source or one of queries and keys, chosen at run time: what makes it a source is only that
-// it answers the three questions.
+// A dense source or one of queries and keys, chosen at run time: what makes it a source is only
+// that it answers the three questions.
 template <class T>
 class FileAttention {
  public:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One reduction of one file: request and tensors in, tensors out. See reduce.cpp for the command line.
+// One reduction of one file: request and tensors in, tensors out. See reduce.cpp for the command
+// line.
 
 #pragma once
 

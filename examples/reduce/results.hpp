@@ -65,9 +65,9 @@ class PlanEntries {
   std::map<Token, Index> rows_;  // the first one of a token that is preserved twice
 };
 
-// All links that carry something, by source, then target. Self-preserving: the weight is the share α of
-// the source, W[target, source] / W[target, target]; a share that goes to a discarded target is lost, so
-// that W has no entry. Otherwise it is the entry of W.
+// All links that carry something, by source, then target. Self-preserving: the weight is the share
+// α of the source, W[target, source] / W[target, target]; a share that goes to a discarded target
+// is lost, so that W has no entry. Otherwise it is the entry of W.
 inline std::vector<Link> final_links(const Decision& decision, bool self_preserving) {
   const tokenfold::Correlation& correlation = decision.workspace.correlation;
   const PlanEntries entries(decision.plan);

@@ -168,7 +168,8 @@ void expect_near(const std::vector<T>& answer, const std::vector<double>& expect
   }
 }
 
-/// All three questions, over all and partial ranges. `expected`: the queries and keys that the source holds.
+/// All three questions, over all and partial ranges. `expected`: the queries and keys that the
+/// source holds.
 template <class A>
 void expect_answers(const A& source, const reference::Matrix& expected, double relative) {
   using T = typename A::Answer;

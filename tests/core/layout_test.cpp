@@ -193,7 +193,8 @@ TEST(LayoutTest, image_may_be_empty) {
   EXPECT_EQ(TokenLayout(LayoutDescription{}).visual_count(), 0);
 }
 
-// --- refused descriptions -------------------------------------------------------------------------
+// --- refused descriptions
+// -------------------------------------------------------------------------
 
 LayoutDescription image_2x2() {
   LayoutDescription d;

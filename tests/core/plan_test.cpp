@@ -72,7 +72,8 @@ ReductionPlan mixed_plan() {
                                                 {-1, {{6, 2}}}});
 }
 
-/// A random reduction of `layout`: about a third stays, the others are merged into up to three of them.
+/// A random reduction of `layout`: about a third stays, the others are merged into up to three of
+/// them.
 ReductionPlan random_plan(const TokenLayout& layout, std::uint32_t seed, bool extra) {
   Random random(seed);
   std::vector<Row> rows;
@@ -100,7 +101,8 @@ ReductionPlan random_plan(const TokenLayout& layout, std::uint32_t seed, bool ex
   return plan_of(layout, rows);
 }
 
-// --- what a plan says about itself ----------------------------------------------------------------
+// --- what a plan says about itself
+// ----------------------------------------------------------------
 
 TEST(PlanTest, an_empty_plan_is_harmless) {
   const ReductionPlan plan;
@@ -173,7 +175,8 @@ TEST(PlanTest, w_is_an_eigen_sparse_matrix_without_a_copy) {
   EXPECT_TRUE((RowMajor<float>(w).cast<double>() == dense(plan)));
 }
 
-// --- apply ----------------------------------------------------------------------------------------
+// --- apply
+// ----------------------------------------------------------------------------------------
 
 template <class T>
 class PlanApplyTest : public testing::Test {};
@@ -306,7 +309,8 @@ TEST(PlanTest, neighbours_in_one_wide_buffer_do_not_overlap) {
   EXPECT_EQ(buffer(0, 9), 2);
 }
 
-// --- shares, unmerge, sizes -----------------------------------------------------------------------
+// --- shares, unmerge, sizes
+// -----------------------------------------------------------------------
 
 TEST(PlanTest, shares_of_a_token_sum_to_one_or_zero) {
   for (const bool extra : {false, true}) {
@@ -427,7 +431,8 @@ TEST(PlanTest, sizes_refuse_wrong_lengths) {
   expect_error([&] { mixed_plan().sizes(seven, six); }, "expected 7 in and 5 out, got 7 and 6");
 }
 
-// --- composition ----------------------------------------------------------------------------------
+// --- composition
+// ----------------------------------------------------------------------------------
 
 /// The layout after `plan` with everything that was visual still visual.
 TokenLayout after(const ReductionPlan& plan) {
@@ -511,7 +516,8 @@ TEST(PlanTest, compose_refuses_plans_that_do_not_meet_or_alias) {
                "compose: the result must be a third");
 }
 
-// --- within ---------------------------------------------------------------------------------------
+// --- within
+// ---------------------------------------------------------------------------------------
 
 TEST(PlanTest, within_drops_a_leading_cls) {
   const auto patches = mixed_plan().within({1, 7});
@@ -568,7 +574,8 @@ TEST(PlanTest, within_refuses_tokens_that_take_from_outside) {
   expect_error([&] { plan.within({-1, 3}); }, "within: rows [-1, 3) lie outside");
 }
 
-// --- hash -----------------------------------------------------------------------------------------
+// --- hash
+// -----------------------------------------------------------------------------------------
 
 TEST(PlanTest, kept_hash_is_the_same_everywhere) {
   // FNV-1a of the little-endian 32-bit words 6, 0, 2, 3, −1, 5.
@@ -603,7 +610,8 @@ TEST(PlanTest, kept_hash_does_not_depend_on_weights) {
             selection(layout, {1}).kept_hash());
 }
 
-// --- positions ------------------------------------------------------------------------------------
+// --- positions
+// ------------------------------------------------------------------------------------
 
 using Positions = RowMajor<std::int32_t>;
 

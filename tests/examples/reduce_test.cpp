@@ -131,8 +131,8 @@ const std::set<std::string>& inputs() {
 
 class ReduceGolden : public testing::TestWithParam<Case> {};
 
-// Every tensor of the file that is no input. Computed in float, sums whose terms cancel are off by the
-// rounding of their terms.
+// Every tensor of the file that is no input. Computed in float, sums whose terms cancel are off by
+// the rounding of their terms.
 void expect_golden(const File& out, const File& expected, double floor) {
   for (const auto& [name, tensor] : expected.tensors) {
     SCOPED_TRACE(name);

@@ -281,8 +281,8 @@ TEST(EngineLayouts, cls_last_keeps_the_same_patches) {
 }
 
 TEST(EngineLayouts, a_row_that_is_no_patch_among_the_visual_rows) {
-  // llama.cpp's LLaVA graph: rows are patches 1, 2, …, the last row is [CLS] and patch 0 is gone; against the
-  // same rows with [CLS] first.
+  // llama.cpp's LLaVA graph: rows are patches 1, 2, …, the last row is [CLS] and patch 0 is gone;
+  // against the same rows with [CLS] first.
   const Image image;
   std::vector<Index> order;
   LayoutDescription first{.tokens = patches, .visual = {1, patches}, .grid = grid, .cls = 0};

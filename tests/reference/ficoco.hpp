@@ -403,9 +403,10 @@ inline FicocoResult ficoco_l(const FicocoInput& input, const FicocoLOptions& opt
   return result;
 }
 
-/// FiCoCo-L as released (golden metadata `semantics`), on logits. Differences to the paper: sum over
-/// visual j (diagonal included), first visual token protected, bridge without 1/M, targets among all
-/// visual tokens (a share for a discarded one is lost), one K for all rows, nothing is divided.
+/// FiCoCo-L as released (golden metadata `semantics`), on logits. Differences to the paper: sum
+/// over visual j (diagonal included), first visual token protected, bridge without 1/M, targets
+/// among all visual tokens (a share for a discarded one is lost), one K for all rows, nothing is
+/// divided.
 inline FicocoResult ficoco_l_released(const FicocoInput& input,
                                       const FicocoLReleasedOptions& options) {
   const Matrix& attention = input.attention;

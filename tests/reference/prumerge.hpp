@@ -107,8 +107,9 @@ inline Rows best_first(const std::vector<double>& values) {
 }
 
 /// Raster samples of PruMerge+ among n patches, ascending, the kept ones not yet removed. `step` is
-/// int(1/rho). once: 0, step, .. < n. three_times: 0, s, .. < n-1 with s = int(step/3) when adaptive;
-/// int(step/2), +step, .. < n-1 with a fixed ratio (n-1 is the release's constant 575 at n = 576).
+/// int(1/rho). once: 0, step, .. < n. three_times: 0, s, .. < n-1 with s = int(step/3) when
+/// adaptive; int(step/2), +step, .. < n-1 with a fixed ratio (n-1 is the release's constant 575 at
+/// n = 576).
 inline Rows raster_samples(std::size_t n, std::size_t step, PruMergePlus plus,
                            PruMergeBudget budget) {
   step = std::max<std::size_t>(step, 1);

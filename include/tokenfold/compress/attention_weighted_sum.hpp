@@ -7,18 +7,20 @@
 
 namespace tokenfold::compress {
 
-/// PruMerge's compression (arXiv 2403.15388, section 3.3): every preserved token absorbs the tokens linked to
-/// it, weighted by the attention a that the filter scored them with, and what was discarded is summed into
-/// one synthetic token,
+/// PruMerge's compression (arXiv 2403.15388, section 3.3): every preserved token absorbs the tokens
+/// linked to it, weighted by the attention a that the filter scored them with, and what was
+/// discarded is summed into one synthetic token,
 ///
 ///   x'_p = x_p + Σ_{j → p} a_j x_j          x_extra = Σ_{i discarded} a_i x_i
 ///
-/// always from the tokens as they were. The paper speaks of a weighted average; in the release the division
-/// is commented out, and the synthetic token is not in the paper at all. Weights that are not finite count as 0.
+/// always from the tokens as they were. The paper speaks of a weighted average; in the release the
+/// division is commented out, and the synthetic token is not in the paper at all. Weights that are
+/// not finite count as 0.
 ///
 /// Reads: the scores of the partition. Which links there are matters, their strengths do not.
 struct AttentionWeightedSum {
-  /// mean: x'_p = Σ_{j ∈ {p} ∪ sources} a_j x_j / Σ a_j (published); x_p itself if the a_j sum to 0.
+  /// mean: x'_p = Σ_{j ∈ {p} ∪ sources} a_j x_j / Σ a_j (published); x_p itself if the a_j sum to
+  /// 0.
   Aggregate rule = Aggregate::sum;
   /// Append the synthetic token (only if anything was discarded).
   bool extra_token = true;

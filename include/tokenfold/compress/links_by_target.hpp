@@ -5,7 +5,8 @@
 
 namespace tokenfold::compress::detail {
 
-/// The links of a correlation, grouped by the token that receives them, sources in the correlation's order.
+/// The links of a correlation, grouped by the token that receives them, sources in the
+/// correlation's order.
 class LinksByTarget {
  public:
   struct Link {
@@ -13,8 +14,8 @@ class LinksByTarget {
     double strength;
   };
 
-  /// Memory from the enclosing workspace frame. `strength(i, l)` gives the value to store for link l of source
-  /// i; links whose value is not positive are left out.
+  /// Memory from the enclosing workspace frame. `strength(i, l)` gives the value to store for link
+  /// l of source i; links whose value is not positive are left out.
   template <class Strength>
   LinksByTarget(Index tokens, const Correlation& correlation, Strength&& strength,
                 Workspace& workspace)

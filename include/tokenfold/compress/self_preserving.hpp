@@ -7,8 +7,9 @@
 
 namespace tokenfold::compress {
 
-/// FiCoCo's self-preserving compression (arXiv 2411.17686, eq. 7-8): every discarded token gives itself away in
-/// shares that add up to 1, every preserved token averages what it is given with itself at weight 1,
+/// FiCoCo's self-preserving compression (arXiv 2411.17686, eq. 7-8): every discarded token gives
+/// itself away in shares that add up to 1, every preserved token averages what it is given with
+/// itself at weight 1,
 ///
 ///   α_ij = C[i, j] / Σ_{j' ∈ J_i} C[i, j']
 ///   x_j  ← (x_j + Σ_i α_ij x_i) / (1 + Σ_i α_ij)
@@ -17,9 +18,9 @@ namespace tokenfold::compress {
 struct SelfPreserving {
   /// sum: x_j ← x_j + Σ_i α_ij x_i, not divided (the authors' FiCoCo-L code).
   Aggregate rule = Aggregate::mean;
-  /// The most that recycled tokens may make up of a preserved one, Σα / (1 + Σα) ≤ share; beyond it the α of that
-  /// token are scaled down. 1: no limit. The paper says that a preserved token keeps at least half of itself,
-  /// which holds only while Σα ≤ 1; 0.5 makes it true. Only for the mean.
+  /// The most that recycled tokens may make up of a preserved one, Σα / (1 + Σα) ≤ share; beyond it
+  /// the α of that token are scaled down. 1: no limit. The paper says that a preserved token keeps
+  /// at least half of itself, which holds only while Σα ≤ 1; 0.5 makes it true. Only for the mean.
   double max_recycled_share = 1;
 
   template <HasLayout S>

@@ -6,24 +6,24 @@
 
 /// Attention is a linear operator, asked, not stored.
 ///
-/// A[q, k], averaged over the heads, is how much query row q attends to key row k. Whatever a reduction
-/// wants to know of A is one of three questions, so an attention source answers just these, and an engine
-/// with fused attention never has to materialise [H, P, P]:
+/// A[q, k], averaged over the heads, is how much query row q attends to key row k. Whatever a
+/// reduction wants to know of A is one of three questions, so an attention source answers just
+/// these, and an engine with fused attention never has to materialise [H, P, P]:
 ///
 ///   received   wᵀA   what each key receives from the queries, weighted by w
 ///   given      A·u   what each query gives to the keys, weighted by u
 ///   rows       A[q]  a few rows
 ///
-/// All rows and ranges are rows of the sequence. A source may hold fewer queries than the sequence has
-/// tokens (only the [CLS] query, only the last one); asking for others throws.
+/// All rows and ranges are rows of the sequence. A source may hold fewer queries than the sequence
+/// has tokens (only the [CLS] query, only the last one); asking for others throws.
 namespace tokenfold {
 
-/// What a source holds: softmax probabilities (rows sum to 1 over all keys), or the scaled scores q·k/√d
-/// before mask and softmax.
+/// What a source holds: softmax probabilities (rows sum to 1 over all keys), or the scaled scores
+/// q·k/√d before mask and softmax.
 enum class AttentionKind { probabilities, logits };
 
-/// Which way attention between two tokens is read: how much a token *receives* from the others, A[j, i],
-/// or how much it *gives* to them, A[i, j].
+/// Which way attention between two tokens is read: how much a token *receives* from the others,
+/// A[j, i], or how much it *gives* to them, A[i, j].
 enum class AttentionDirection { received, given };
 
 /// Whether a term is averaged or summed over the tokens it runs over.
@@ -41,7 +41,8 @@ concept AttentionSource =
       /// The rows of the sequence that the source has queries and keys for.
       { attention.queries() } -> std::same_as<Range>;
       { attention.keys() } -> std::same_as<Range>;
-      /// out[k] = Σ_q weights[q] · A[q, k] over `queries`, for k in `keys`; queries of weight 0 are not read.
+      /// out[k] = Σ_q weights[q] · A[q, k] over `queries`, for k in `keys`; queries of weight 0 are
+      /// not read.
       attention.received(range, weights, range, out, workspace);
       /// out[q] = Σ_k A[q, k] · weights[k] over `keys`, for q in `queries`.
       attention.given(range, range, weights, out, workspace);

@@ -10,9 +10,9 @@ namespace tokenfold {
 /// How a ratio becomes a count. `nearest_even` is what numpy, torch and Python round to.
 enum class Rounding { nearest_even, floor, ceil };
 
-/// How many visual tokens a reduction preserves: an exact number that is known before any token exists,
-/// because engines lay out placeholders when they tokenise. Synthetic tokens (an extra token that some
-/// methods append) are not counted; each method says whether it appends one.
+/// How many visual tokens a reduction preserves: an exact number that is known before any token
+/// exists, because engines lay out placeholders when they tokenise. Synthetic tokens (an extra
+/// token that some methods append) are not counted; each method says whether it appends one.
 class Budget {
  public:
   /// Preserve exactly `count` visual tokens.
@@ -32,8 +32,8 @@ class Budget {
 
   bool is_adaptive() const { return kind_ == Kind::adaptive; }
 
-  /// How many of `visual` tokens are preserved. Throws if the budget asks for more than there are, or if
-  /// it is adaptive and so has no number of its own.
+  /// How many of `visual` tokens are preserved. Throws if the budget asks for more than there are,
+  /// or if it is adaptive and so has no number of its own.
   Index keep_count(Index visual) const {
     switch (kind_) {
       case Kind::keep:

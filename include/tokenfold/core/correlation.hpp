@@ -7,9 +7,10 @@
 
 namespace tokenfold {
 
-/// What a correlate stage decides: for every source token, the targets that take over its information and
-/// how strongly it is tied to each (CSR, one row per source). A source without links is simply dropped.
-/// Strengths are relative to one source or absolute, as the compress stage that reads them expects.
+/// What a correlate stage decides: for every source token, the targets that take over its
+/// information and how strongly it is tied to each (CSR, one row per source). A source without
+/// links is simply dropped. Strengths are relative to one source or absolute, as the compress stage
+/// that reads them expects.
 class Correlation {
  public:
   void clear() {

@@ -8,8 +8,9 @@ namespace tokenfold {
 /// Which part of the sequence a dense source covers; by default all of it.
 struct DenseAttentionOptions {
   AttentionKind kind = AttentionKind::probabilities;
-  /// Row of the sequence that the first stored query / key belongs to: a single last row of a sequence
-  /// of P tokens is {.first_query = P − 1}, a [CLS] row over the patches only is {.first_key = 1}.
+  /// Row of the sequence that the first stored query / key belongs to: a single last row of a
+  /// sequence of P tokens is {.first_query = P − 1}, a [CLS] row over the patches only is
+  /// {.first_key = 1}.
   Index first_query = 0;
   Index first_key = 0;
 };
@@ -44,9 +45,10 @@ class DenseAttention {
     auto sum = detail::as_vector(out);
     auto partial = detail::as_vector(workspace.take<Answer>(keys.size()));
     sum.setZero();
-    // Head by head, because a sum of H · P float terms loses digits that a redundancy score, a difference, needs.
-    // One row at a time, in the order of memory: on a 577 × 577 × 16 tensor in the L3 cache this took 0.80 ms,
-    // four rows a pass 1.1 to 1.3 ms (they defeat the prefetcher), Eigen's matrix-vector product 1.3 ms.
+    // Head by head, because a sum of H · P float terms loses digits that a redundancy score, a
+    // difference, needs. One row at a time, in the order of memory: on a 577 × 577 × 16 tensor in
+    // the L3 cache this took 0.80 ms, four rows a pass 1.1 to 1.3 ms (they defeat the prefetcher),
+    // Eigen's matrix-vector product 1.3 ms.
     for (Index h = 0; h < heads_.heads(); ++h) {
       partial.setZero();
       for (Index q = 0; q < queries.size(); ++q) {

@@ -11,8 +11,8 @@
 
 /// How the library refuses bad input: one check, one message style, one exit.
 ///
-/// Everything a caller can get wrong (shapes, ranges, budgets, options) ends in `fail`, which throws
-/// `std::invalid_argument`. Compiled without exceptions it hands the same message to
+/// Everything a caller can get wrong (shapes, ranges, budgets, options) ends in `fail`, which
+/// throws `std::invalid_argument`. Compiled without exceptions it hands the same message to
 /// `failure_handler()`, which a program may replace at start-up, and ends the process.
 namespace tokenfold {
 

@@ -22,18 +22,20 @@ struct LayoutDescription {
   Grid grid = {};
   /// Row of [CLS], anywhere outside or inside `visual` (inside: give `cells`, with −1 for it).
   std::optional<Index> cls = {};
-  /// One entry per row of `visual`: the grid cell of that row, −1 = this row is not a patch (a special
-  /// token, an image separator, padding). Empty: row `visual.begin + i` is cell i.
+  /// One entry per row of `visual`: the grid cell of that row, −1 = this row is not a patch (a
+  /// special token, an image separator, padding). Empty: row `visual.begin + i` is cell i.
   std::vector<Token> cells = {};
   /// Rows of text before and after the image; rows that are neither are special tokens.
   Range text_before = {};
   Range text_after = {};
 };
 
-/// What each row of a sequence is: visual token with or without a grid cell, [CLS], text, or special.
+/// What each row of a sequence is: visual token with or without a grid cell, [CLS], text, or
+/// special.
 ///
 /// Only visual tokens are ever discarded or merged; every other row passes through every reduction
-/// untouched and in order. "Visual ordinal" v = 0 … N − 1 counts the visual tokens by ascending row.
+/// untouched and in order. "Visual ordinal" v = 0 … N − 1 counts the visual tokens by ascending
+/// row.
 class TokenLayout {
  public:
   TokenLayout() = default;
@@ -41,16 +43,17 @@ class TokenLayout {
   /// Throws if a range leaves the sequence, ranges overlap, or cells do not fit the grid.
   explicit TokenLayout(const LayoutDescription& description);
 
-  /// A vision encoder: `grid` patches row by row, [CLS] first, last or absent, then `registers` special
-  /// rows between a leading [CLS] and the patches (DINOv2 order), or after the patches otherwise.
+  /// A vision encoder: `grid` patches row by row, [CLS] first, last or absent, then `registers`
+  /// special rows between a leading [CLS] and the patches (DINOv2 order), or after the patches
+  /// otherwise.
   static TokenLayout encoder(Grid grid, ClsToken cls = ClsToken::first, Index registers = 0);
 
-  /// An LLM sequence: `text_before` rows of text (system prompt), `visual` rows of image in raster order
-  /// of `grid` if one is given, `text_after` rows of text (the question).
+  /// An LLM sequence: `text_before` rows of text (system prompt), `visual` rows of image in raster
+  /// order of `grid` if one is given, `text_after` rows of text (the question).
   static TokenLayout decoder(Index text_before, Index visual, Index text_after, Grid grid = {});
 
-  /// The same for an image that was shortened before: `cells[i]` is the grid cell of visual row i, or −1
-  /// for a synthetic token (which counts as visual here).
+  /// The same for an image that was shortened before: `cells[i]` is the grid cell of visual row i,
+  /// or −1 for a synthetic token (which counts as visual here).
   static TokenLayout decoder(Index text_before, Span<const Token> cells, Index text_after,
                              Grid grid);
 

@@ -6,8 +6,8 @@
 namespace tokenfold {
 namespace detail {
 
-/// Refuses what a faulty filter could break later stages with: rows that are not visual tokens, and tokens
-/// that are preserved and discarded at once.
+/// Refuses what a faulty filter could break later stages with: rows that are not visual tokens, and
+/// tokens that are preserved and discarded at once.
 inline void check_partition(const TokenLayout& layout, const Partition& partition,
                             Workspace& workspace) {
   Workspace::Frame frame(workspace);

@@ -15,16 +15,16 @@ namespace tokenfold {
 
 /// A reduction, once decided: X' = W · X with W sparse, [output tokens × input tokens].
 ///
-/// The plan is a few kilobytes of CSR arrays (32-bit indices, float weights) that do not depend on what is
-/// reduced, so one plan serves hidden states, embeddings, position rows, K and V alike, and may be shipped
-/// to any device. Rows of W are in output order; columns within a row ascend.
+/// The plan is a few kilobytes of CSR arrays (32-bit indices, float weights) that do not depend on
+/// what is reduced, so one plan serves hidden states, embeddings, position rows, K and V alike, and
+/// may be shipped to any device. Rows of W are in output order; columns within a row ascend.
 class ReductionPlan {
  public:
   Index input_tokens() const { return input_tokens_; }
   Index output_tokens() const { return static_cast<Index>(kept_.size()); }
 
-  /// Per output row, the input row that it continues; −1 for a synthetic token. Ascending (synthetic ones
-  /// aside) unless the method was asked for another order.
+  /// Per output row, the input row that it continues; −1 for a synthetic token. Ascending
+  /// (synthetic ones aside) unless the method was asked for another order.
   Span<const Token> kept() const { return kept_; }
 
   /// W as CSR: row r has the entries offsets()[r] … offsets()[r + 1] − 1.
@@ -32,9 +32,10 @@ class ReductionPlan {
   Span<const Token> columns() const { return columns_; }
   Span<const float> weights() const { return weights_; }
 
-  /// Per entry of W, which share of that input token lives on in that output token: 1 for a preserved token
-  /// in its own row, else the entry divided by its column's sum over the rows that absorb it. The shares of
-  /// an input token sum to 1, or to 0 if it was dropped. Those of a composed plan follow from its own W.
+  /// Per entry of W, which share of that input token lives on in that output token: 1 for a
+  /// preserved token in its own row, else the entry divided by its column's sum over the rows that
+  /// absorb it. The shares of an input token sum to 1, or to 0 if it was dropped. Those of a
+  /// composed plan follow from its own W.
   Span<const float> shares() const { return shares_; }
 
   /// Output rows of the visual tokens, synthetic ones included.
@@ -42,8 +43,8 @@ class ReductionPlan {
   /// Number of synthetic output rows.
   Index extra_tokens() const { return std::count(kept_.begin(), kept_.end(), no_token); }
 
-  /// True if every output row is an unchanged input row: then `kept()` alone says everything, and an
-  /// engine that cannot rewrite embeddings can still use the plan.
+  /// True if every output row is an unchanged input row: then `kept()` alone says everything, and
+  /// an engine that cannot rewrite embeddings can still use the plan.
   bool selects_only() const { return selects_only_; }
   /// True if nothing changes at all.
   bool is_identity() const {
@@ -51,36 +52,35 @@ class ReductionPlan {
            std::adjacent_find(kept_.begin(), kept_.end(), std::greater_equal<>()) == kept_.end();
   }
 
-  /// out = W · tokens. `tokens`: [input_tokens × D], `out`: [output_tokens × D], any D, row strides as the
-  /// caller has them; row-major Eigen objects or views. Throws on a wrong shape or if they overlap.
-  /// One pass over the rows that contribute; sums are kept in float (double for double).
+  /// out = W · tokens. `tokens`: [input_tokens × D], `out`: [output_tokens × D], any D, row strides
+  /// as the caller has them; row-major Eigen objects or views. Throws on a wrong shape or if they
+  /// overlap. One pass over the rows that contribute; sums are kept in float (double for double).
   template <class In, class Out>
   void apply(const In& tokens, Out&& out) const {
     using T = typename decltype(MatrixView(tokens))::Element;
     apply_views<T>(MatrixView(tokens), MatrixView<T>(out));
   }
 
-  /// The way back: every preserved token's row of `reduced` returns to its place, every merged token gets
-  /// the mix of the rows that absorbed it (by `shares`), every dropped token gets `fill`.
-  /// `reduced`: [output_tokens × D], `out`: [input_tokens × D].
+  /// The way back: every preserved token's row of `reduced` returns to its place, every merged
+  /// token gets the mix of the rows that absorbed it (by `shares`), every dropped token gets
+  /// `fill`. `reduced`: [output_tokens × D], `out`: [input_tokens × D].
   template <class In, class Out>
   void unmerge(const In& reduced, Out&& out, double fill = 0) const {
     using T = typename decltype(MatrixView(reduced))::Element;
     unmerge_views<T>(MatrixView(reduced), MatrixView<T>(out), fill);
   }
 
-  /// How many input tokens each output token stands for, given the same of the input: conserves the sum,
-  /// tokens that were dropped excepted. `in`: [input_tokens], `out`: [output_tokens].
+  /// How many input tokens each output token stands for, given the same of the input: conserves the
+  /// sum, tokens that were dropped excepted. `in`: [input_tokens], `out`: [output_tokens].
   void sizes(Span<const float> in, Span<float> out) const;
 
-  /// The positions that the engine's next layer needs. `in`: [planes × input_tokens], plane-major (one plane
-  /// for RoPE, three for M-RoPE: t, h, w); `out`: [planes × output_tokens].
+  /// The positions that the engine's next layer needs. `in`: [planes × input_tokens], plane-major
+  /// (one plane for RoPE, three for M-RoPE: t, h, w); `out`: [planes × output_tokens].
   ///
   /// original: every row keeps its position; a synthetic token gets that of the last visual row.
-  /// packed, one plane: the first position, then counting up by one.
-  /// packed, several planes: visual tokens keep their grid positions; what follows the image moves up so
-  /// that it starts one after the largest position kept.
-  /// Returns the position at which generation continues.
+  /// packed, one plane: the first position, then counting up by one. packed, several planes: visual
+  /// tokens keep their grid positions; what follows the image moves up so that it starts one after
+  /// the largest position kept. Returns the position at which generation continues.
   std::int32_t positions(PositionRule rule, MatrixView<const std::int32_t> in,
                          MatrixView<std::int32_t> out) const;
 
@@ -92,14 +92,16 @@ class ReductionPlan {
     return composed;
   }
 
-  /// The plan for the rows `rows` alone, renumbered from 0: for callers who keep only those, such as a
-  /// projector that is fed the patches without [CLS]. Throws if a remaining token takes from outside.
+  /// The plan for the rows `rows` alone, renumbered from 0: for callers who keep only those, such
+  /// as a projector that is fed the patches without [CLS]. Throws if a remaining token takes from
+  /// outside.
   ReductionPlan within(Range rows) const;
 
   /// A 64-bit hash of `kept()` that is the same on every machine, for prefix caches.
   std::uint64_t kept_hash() const;
 
-  /// `then` without allocations once `out` and `workspace` are warm. `out` must be neither argument.
+  /// `then` without allocations once `out` and `workspace` are warm. `out` must be neither
+  /// argument.
   friend void compose(const ReductionPlan& first, const ReductionPlan& next, Workspace& workspace,
                       ReductionPlan& out);
 
@@ -146,7 +148,8 @@ class ReductionPlan {
 void compose(const ReductionPlan& first, const ReductionPlan& next, Workspace& workspace,
              ReductionPlan& out);
 
-// --- implementation -----------------------------------------------------------------------------------
+// --- implementation
+// -----------------------------------------------------------------------------------
 
 inline void ReductionPlan::clear(Index input_tokens, Range visual_in) {
   input_tokens_ = input_tokens;

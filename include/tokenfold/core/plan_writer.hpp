@@ -8,10 +8,11 @@
 
 namespace tokenfold {
 
-/// What a compress stage writes W with: one output row after another, visual rows only. Everything that is
-/// not a visual token is passed through by the writer, in order, synthetic tokens standing right after the
-/// visual rows. Refuses rows that are not visual tokens and weights that are not finite, so that a faulty
-/// stage cannot make a plan that reads outside the sequence or makes NaN of finite tokens.
+/// What a compress stage writes W with: one output row after another, visual rows only. Everything
+/// that is not a visual token is passed through by the writer, in order, synthetic tokens standing
+/// right after the visual rows. Refuses rows that are not visual tokens and weights that are not
+/// finite, so that a faulty stage cannot make a plan that reads outside the sequence or makes NaN
+/// of finite tokens.
 class PlanWriter {
  public:
   PlanWriter(const TokenLayout& layout, ReductionPlan& plan) : layout_(layout), plan_(plan) {

@@ -27,7 +27,8 @@ std::int32_t largest_position(MatrixView<T> positions, Range columns, std::int32
   return least;
 }
 
-/// `ReductionPlan::positions` after its checks. `visual_in` and `visual_out`: the visual rows before and after.
+/// `ReductionPlan::positions` after its checks. `visual_in` and `visual_out`: the visual rows
+/// before and after.
 inline std::int32_t reduce_positions(PositionRule rule, Span<const Token> kept, Range visual_in,
                                      Range visual_out, MatrixView<const std::int32_t> in,
                                      MatrixView<std::int32_t> out) {

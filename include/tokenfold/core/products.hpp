@@ -8,15 +8,16 @@
 
 /// The few products that attention and similarity are made of, over views with heads.
 ///
-/// Rows of a narrow type (half, bfloat16) are widened block by block, never a whole tensor at once; rows
-/// that already have the accumulator's type are used where they lie. Heads that are adjacent in memory are
-/// one wide product instead of H narrow ones.
+/// Rows of a narrow type (half, bfloat16) are widened block by block, never a whole tensor at once;
+/// rows that already have the accumulator's type are used where they lie. Heads that are adjacent
+/// in memory are one wide product instead of H narrow ones.
 namespace tokenfold::detail {
 
 /// Rows that are widened at a time: 64 rows of 1024 floats fill a quarter of a typical L2 cache.
 inline constexpr Index widening_block = 64;
 
-/// Calls `use(block, values)` for consecutive row blocks of `m`, values being [block × cols] in `Acc`.
+/// Calls `use(block, values)` for consecutive row blocks of `m`, values being [block × cols] in
+/// `Acc`.
 template <class T, class Use>
 void for_each_row_block(MatrixView<const T> m, Workspace& workspace, Use&& use) {
   using Acc = Accumulator<T>;
@@ -35,7 +36,8 @@ void for_each_row_block(MatrixView<const T> m, Workspace& workspace, Use&& use) 
 }
 
 /// Calls `use(columns, part)` for the parts of `x` that are one matrix: everything if the heads are
-/// adjacent, else head by head. `columns` are the part's columns in the joined [tokens × heads·dim] row.
+/// adjacent, else head by head. `columns` are the part's columns in the joined [tokens × heads·dim]
+/// row.
 template <class T, class Use>
 void for_each_joined_part(HeadsView<const T> x, Use&& use) {
   if (x.heads_are_adjacent()) {
@@ -86,7 +88,8 @@ void row_dot_products(HeadsView<const T> x, Span<const Accumulator<T>> vector,
   });
 }
 
-/// out[i, j] = Σ_{h,c} left[i, h·dim + c] · right[h][j][c]: one GEMM if the heads of `right` are adjacent.
+/// out[i, j] = Σ_{h,c} left[i, h·dim + c] · right[h][j][c]: one GEMM if the heads of `right` are
+/// adjacent.
 template <class T>
 void inner_products(MatrixView<const Accumulator<T>> left, HeadsView<const T> right,
                     MatrixView<Accumulator<T>> out, Workspace& workspace) {

@@ -12,22 +12,25 @@ struct QueryKeyOptions {
   AttentionKind kind = AttentionKind::probabilities;
   /// Query row q sees keys 0 … q only. Matters for probabilities; logits are taken before the mask.
   bool causal = false;
-  /// Row of the sequence that the first stored query belongs to (only the [CLS] query, only the last).
+  /// Row of the sequence that the first stored query belongs to (only the [CLS] query, only the
+  /// last).
   Index first_query = 0;
   /// Factor of q·k; 0 means 1/√d.
   double scale = 0;
 };
 
-/// Attention from queries and keys, as fused-attention engines have them; grouped-query heads (fewer key
-/// heads than query heads, the group of key head g being consecutive query heads) included.
+/// Attention from queries and keys, as fused-attention engines have them; grouped-query heads
+/// (fewer key heads than query heads, the group of key head g being consecutive query heads)
+/// included.
 ///
-/// With logits averaged over the heads, everything is algebra on the concatenated heads and H disappears:
+/// With logits averaged over the heads, everything is algebra on the concatenated heads and H
+/// disappears:
 ///
 ///   wᵀA = (Σ_q w_q q_q) · Kᵀ      A·u = Q · (Σ_k u_k k_k)      rows: one GEMM
 ///
-/// that is O(P·D) for the first two and O(rows·P·D) for the third. With probabilities a row costs O(P·D),
-/// exactly; wᵀA and A·u cost what attention itself costs, O(P²·D), in row blocks. Nothing of size P × P is
-/// ever held: scratch is `block_rows` · P floats.
+/// that is O(P·D) for the first two and O(rows·P·D) for the third. With probabilities a row costs
+/// O(P·D), exactly; wᵀA and A·u cost what attention itself costs, O(P²·D), in row blocks. Nothing
+/// of size P × P is ever held: scratch is `block_rows` · P floats.
 template <class T>
 class QueryKeyAttention {
  public:
@@ -160,8 +163,8 @@ class QueryKeyAttention {
     return {list.data(), list.size()};
   }
 
-  /// Sums the query heads of each group in place, Σ_{h∈g} q_h, and scales: q·k summed over the heads of a
-  /// group is (Σ_h q_h)·k_g, because they share the key.
+  /// Sums the query heads of each group in place, Σ_{h∈g} q_h, and scales: q·k summed over the
+  /// heads of a group is (Σ_h q_h)·k_g, because they share the key.
   Span<const Answer> fold_groups(Span<Answer> sum) const {
     fold_groups(sum, mean_factor());
     return {sum.data(), keys_.width()};
@@ -211,8 +214,8 @@ class QueryKeyAttention {
     }
   }
 
-  /// Calls `use(i, row, share)` once per head for every query row: share · row[k] is that head's part of
-  /// A[rows[i], k], for the keys k < row.size() that the query sees.
+  /// Calls `use(i, row, share)` once per head for every query row: share · row[k] is that head's
+  /// part of A[rows[i], k], for the keys k < row.size() that the query sees.
   template <class Use>
   void for_each_softmax_row(Span<const Token> rows, Workspace& workspace, Use&& use) const {
     Workspace::Frame frame(workspace);

@@ -6,8 +6,8 @@
 #include "tokenfold/core/attention.hpp"
 #include "tokenfold/core/layout.hpp"
 
-/// What a stage may read: a `Sequence` is a layout plus named resources. A stage asks for resources, not
-/// for models, and refuses at compile time, by name, a sequence that lacks one.
+/// What a stage may read: a `Sequence` is a layout plus named resources. A stage asks for
+/// resources, not for models, and refuses at compile time, by name, a sequence that lacks one.
 namespace tokenfold {
 
 /// Resource `attention`: the attention of the layer in question.
@@ -41,9 +41,10 @@ struct AsResource<A> {
 
 }  // namespace detail
 
-/// A sequence for a pipeline to work on: `Sequence(layout, attention)`, `Sequence(layout, attention,
-/// Keys(k))`. Views only; the layout must outlive it. A caller's own resources are structs with a member of
-/// the name that his stage reads; any struct with `layout` and the needed members serves as well.
+/// A sequence for a pipeline to work on: `Sequence(layout, attention)`, `Sequence(layout,
+/// attention, Keys(k))`. Views only; the layout must outlive it. A caller's own resources are
+/// structs with a member of the name that his stage reads; any struct with `layout` and the needed
+/// members serves as well.
 template <class... Resources>
 struct Sequence : Resources... {
   explicit Sequence(const TokenLayout& tokens, Resources... resources)
@@ -96,8 +97,8 @@ using AnswerOf = typename std::remove_cvref_t<decltype(std::declval<const S&>().
 
 namespace detail {
 
-/// The attention that queries give uniformly weighted keys, or that keys receive from uniformly weighted
-/// queries: the mean over `peers` for each token of `tokens`.
+/// The attention that queries give uniformly weighted keys, or that keys receive from uniformly
+/// weighted queries: the mean over `peers` for each token of `tokens`.
 template <HasAttention S>
 void mean_attention(const S& sequence, AttentionDirection direction, Range tokens, Range peers,
                     Span<const AnswerOf<S>> weights, Span<AnswerOf<S>> out, Workspace& workspace) {

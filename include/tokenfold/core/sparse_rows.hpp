@@ -20,7 +20,8 @@ struct SparseRows {
   Range row(Index r) const { return {offsets[r], offsets[r + 1]}; }
 };
 
-/// The transpose, without the entries that are 0; rows with ascending columns. Memory from `workspace`.
+/// The transpose, without the entries that are 0; rows with ascending columns. Memory from
+/// `workspace`.
 inline SparseRows transposed(const SparseRows& m, Index columns, Workspace& workspace) {
   const Span<Token> offsets = workspace.take_filled<Token>(columns + 1, 0);
   const Span<Token> rows = workspace.take<Token>(m.columns.size());

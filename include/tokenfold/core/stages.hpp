@@ -15,9 +15,9 @@
 ///   Correlate   where should what they knew go?     the sparsity pattern, the raw strengths
 ///   Compress    how is it merged?                   the values
 ///
-/// A stage is an aggregate of its options with one const operator(). It constrains its sequence by the
-/// resources it reads (`template <HasAttention S>`), so that a missing one is named by the compiler, and
-/// clears nothing: outputs arrive empty.
+/// A stage is an aggregate of its options with one const operator(). It constrains its sequence by
+/// the resources it reads (`template <HasAttention S>`), so that a missing one is named by the
+/// compiler, and clears nothing: outputs arrive empty.
 namespace tokenfold {
 
 /// Fills `partition` from a sequence and a budget.

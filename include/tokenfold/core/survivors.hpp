@@ -6,8 +6,8 @@
 
 namespace tokenfold {
 
-/// Carries a reduction from layer to layer: what the rows of the current sequence are, which grid cells
-/// survive, and the composed map back to the tokens of the first layer.
+/// Carries a reduction from layer to layer: what the rows of the current sequence are, which grid
+/// cells survive, and the composed map back to the tokens of the first layer.
 ///
 ///   Survivors survivors(layout);
 ///   for (each layer) {
@@ -24,11 +24,12 @@ class Survivors {
   /// The layout of the sequence as it is now, for the next step.
   const TokenLayout& layout() const { return layout_; }
 
-  /// From the first layer's tokens to the current ones: W_l ⋯ W_2 · W_1. Its `kept()` are the original
-  /// rows, its columns and shares the sources of every current token.
+  /// From the first layer's tokens to the current ones: W_l ⋯ W_2 · W_1. Its `kept()` are the
+  /// original rows, its columns and shares the sources of every current token.
   const ReductionPlan& total() const { return total_; }
 
-  /// Takes the step that `plan` describes. Synthetic tokens count as visual from here on, without a cell.
+  /// Takes the step that `plan` describes. Synthetic tokens count as visual from here on, without a
+  /// cell.
   void advance(const ReductionPlan& plan, Workspace& workspace) {
     require(plan.input_tokens() == layout_.tokens(), "survivors: the plan takes ",
             plan.input_tokens(), " tokens, the sequence has ", layout_.tokens());

@@ -13,8 +13,9 @@
 
 /// The words that everything else is written in.
 ///
-/// Glossary used in every header: P tokens in the sequence, N of them visual, M text tokens, D channels,
-/// H attention heads of d channels, K preserved visual tokens. "Row" is a row of the sequence, 0 … P − 1.
+/// Glossary used in every header: P tokens in the sequence, N of them visual, M text tokens, D
+/// channels, H attention heads of d channels, K preserved visual tokens. "Row" is a row of the
+/// sequence, 0 … P − 1.
 namespace tokenfold {
 
 /// Sizes and loop counters (signed, as in Eigen).
@@ -49,8 +50,8 @@ struct Grid {
   friend constexpr bool operator==(Grid, Grid) = default;
 };
 
-/// A contiguous array that belongs to somebody else. `std::span` with a signed index, so that it mixes
-/// with Eigen without casts. Converts from and to the standard containers.
+/// A contiguous array that belongs to somebody else. `std::span` with a signed index, so that it
+/// mixes with Eigen without casts. Converts from and to the standard containers.
 template <class T>
 class Span {
  public:
@@ -98,7 +99,8 @@ using Accumulator = std::conditional_t<std::same_as<T, double>, double, float>;
 
 namespace detail {
 
-/// Row-major dynamic matrix and its strided map, the only Eigen shapes that the library computes with.
+/// Row-major dynamic matrix and its strided map, the only Eigen shapes that the library computes
+/// with.
 template <class T>
 using RowMajorMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 template <class T>

@@ -5,10 +5,11 @@
 
 /// Views over the caller's memory. Nothing here owns or copies; the memory must outlive the view.
 ///
-/// The last axis (channels, or keys of an attention row) must be contiguous, because every engine stores
-/// it so and every kernel here depends on it. What is stored otherwise is refused: at compile time where
-/// the type tells (a column-major `Eigen::MatrixXf`), else with `std::invalid_argument`. A column-major
-/// D × N matrix, one token per column, is the same memory as a row-major N × D one: pass `x.transpose()`.
+/// The last axis (channels, or keys of an attention row) must be contiguous, because every engine
+/// stores it so and every kernel here depends on it. What is stored otherwise is refused: at
+/// compile time where the type tells (a column-major `Eigen::MatrixXf`), else with
+/// `std::invalid_argument`. A column-major D × N matrix, one token per column, is the same memory
+/// as a row-major N × D one: pass `x.transpose()`.
 namespace tokenfold {
 namespace detail {
 
@@ -16,7 +17,8 @@ template <class M>
 concept EigenMatrixLike =
     std::derived_from<std::remove_cvref_t<M>, Eigen::DenseBase<std::remove_cvref_t<M>>>;
 
-/// `Eigen::Tensor` and `Eigen::TensorMap`, recognised by shape so that their (heavy) header is not needed.
+/// `Eigen::Tensor` and `Eigen::TensorMap`, recognised by shape so that their (heavy) header is not
+/// needed.
 template <class X>
 concept EigenTensorLike = requires(X& tensor) {
   { std::remove_cvref_t<X>::NumDimensions } -> std::convertible_to<int>;
@@ -28,8 +30,8 @@ concept EigenTensorLike = requires(X& tensor) {
 template <class X, int rank>
 concept EigenTensorOfRank = EigenTensorLike<X> && std::remove_cvref_t<X>::NumDimensions == rank;
 
-/// What `x.data()` points to. An expression without memory reads as constant, so that it gets as far as the
-/// message that refuses it.
+/// What `x.data()` points to. An expression without memory reads as constant, so that it gets as
+/// far as the message that refuses it.
 template <class X>
 struct DataPointeeOf {
   using type = const typename std::remove_cvref_t<X>::Scalar;
@@ -75,8 +77,8 @@ class MatrixView {
   }
   MatrixView(T* data, Index rows, Index cols) : MatrixView(data, rows, cols, cols) {}
 
-  /// From any Eigen object that lies in memory row by row: `Matrix<…, RowMajor>`, `Map`, `Ref`, `Block`,
-  /// `Transpose` of a column-major matrix, vectors.
+  /// From any Eigen object that lies in memory row by row: `Matrix<…, RowMajor>`, `Map`, `Ref`,
+  /// `Block`, `Transpose` of a column-major matrix, vectors.
   template <detail::EigenMatrixLike M>
   MatrixView(M&& m) : MatrixView(from_eigen(m)) {
     static_assert(!detail::is_owning_temporary<M>,
@@ -166,8 +168,9 @@ struct HeadAxes {
   int dim = 2;
 };
 
-/// A rank-3 tensor [head][row][column] in the caller's memory with any head and row stride and contiguous
-/// columns: queries or keys (row = token, column = channel), or attention (row = query, column = key).
+/// A rank-3 tensor [head][row][column] in the caller's memory with any head and row stride and
+/// contiguous columns: queries or keys (row = token, column = channel), or attention (row = query,
+/// column = key).
 template <class T>
 class HeadsView {
  public:
@@ -243,8 +246,8 @@ class HeadsView {
   Strides strides_;
 };
 
-/// Views a [tokens × heads·dim] matrix as heads, e.g. `split_heads(qkv.leftCols(1024), 16)` for the Q of
-/// a fused QKV buffer. Throws if the columns do not divide.
+/// Views a [tokens × heads·dim] matrix as heads, e.g. `split_heads(qkv.leftCols(1024), 16)` for the
+/// Q of a fused QKV buffer. Throws if the columns do not divide.
 template <class M>
 auto split_heads(M&& matrix, Index heads) {
   const auto m = MatrixView(std::forward<M>(matrix));
@@ -256,8 +259,9 @@ auto split_heads(M&& matrix, Index heads) {
 }
 
 /// Views a rank-3 `Eigen::Tensor` / `TensorMap` as heads; `axes` names its axes, by default
-/// [head][token][dim]. Works for row- and column-major tensors as long as `axes.dim` is the contiguous
-/// axis: the last one of a row-major tensor, the first one of a column-major tensor. Throws otherwise.
+/// [head][token][dim]. Works for row- and column-major tensors as long as `axes.dim` is the
+/// contiguous axis: the last one of a row-major tensor, the first one of a column-major tensor.
+/// Throws otherwise.
 template <detail::EigenTensorOfRank<3> X>
 auto heads_view(X&& tensor, HeadAxes axes = {}) {
   static_assert(!detail::is_owning_temporary<X>,

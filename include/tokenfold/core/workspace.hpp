@@ -14,9 +14,9 @@
 
 namespace tokenfold {
 
-/// All scratch memory of the library: a stack of bytes that grows to what the largest call needs and then
-/// stays. Keep one per thread and pass it to every call; after the first call with the largest shape the
-/// library requests no further memory. Not thread-safe.
+/// All scratch memory of the library: a stack of bytes that grows to what the largest call needs
+/// and then stays. Keep one per thread and pass it to every call; after the first call with the
+/// largest shape the library requests no further memory. Not thread-safe.
 class Workspace {
  public:
   /// What the first two stages of the latest `Pipeline::plan` decided, to look at (scores, links).

@@ -5,11 +5,13 @@
 
 namespace tokenfold::correlate {
 
-/// FiCoCo-V's correlate stage (arXiv 2411.17686, eq. 4): a discarded token i is tied to the preserved token j
-/// by the attention it pays, C[i, j] = A[i, j], and recycled into the targets that `targets` picks from row i.
+/// FiCoCo-V's correlate stage (arXiv 2411.17686, eq. 4): a discarded token i is tied to the
+/// preserved token j by the attention it pays, C[i, j] = A[i, j], and recycled into the targets
+/// that `targets` picks from row i.
 ///
-/// Reads: attention. Only the rows of the discarded tokens are ever asked for. Strengths: C of the chosen
-/// targets (after softmax over the preserved tokens if the source holds logits).
+/// Reads: attention. Only the rows of the discarded tokens are ever asked for.
+/// Strengths: C of the chosen targets (after softmax over the preserved tokens if the source holds
+/// logits).
 template <TargetPolicy Targets = QuantileTargets>
 struct DirectAttention {
   Targets targets = {};

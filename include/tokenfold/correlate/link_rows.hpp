@@ -11,12 +11,12 @@ namespace tokenfold::correlate::detail {
 
 /// Turns rows of raw strengths into links: what FiCoCo-V and FiCoCo-L share.
 ///
-/// `strengths`: [discarded × visual range], row i for partition.discarded[i], columns as rows of the sequence from
-/// the range's begin on; overwritten. `candidates`: rows that may become targets, ascending; a token is never its own
-/// target (its strength counts as −∞). Logits go through softmax over the candidates first, which
-/// leaves the order as it is and makes the strengths positive. A row with a strength that is not finite, or without
-/// a positive target, gets no links: that token is dropped. So is one whose score is not finite, since it may not
-/// be finite itself.
+/// `strengths`: [discarded × visual range], row i for partition.discarded[i], columns as rows of
+/// the sequence from the range's begin on; overwritten. `candidates`: rows that may become targets,
+/// ascending; a token is never its own target (its strength counts as −∞). Logits go through
+/// softmax over the candidates first, which leaves the order as it is and makes the strengths
+/// positive. A row with a strength that is not finite, or without a positive target, gets no links:
+/// that token is dropped. So is one whose score is not finite, since it may not be finite itself.
 template <class T, TargetPolicy Targets>
 void link_rows(MatrixView<T> strengths, const TokenLayout& layout, Span<const Token> candidates,
                AttentionKind kind, const Targets& targets, const Partition& partition,

@@ -17,17 +17,19 @@ enum class Sources {
   discarded,  ///< discarded tokens only
 };
 
-/// PruMerge's clusters (arXiv 2403.15388, section 3.3): each preserved token p picks the k tokens whose keys
-/// are most like its own,
+/// PruMerge's clusters (arXiv 2403.15388, section 3.3): each preserved token p picks the k tokens
+/// whose keys are most like its own,
 ///
 ///   J_j = { p : j ∈ kNN_k(p) },   similarity cos(k_j, k_p), heads concatenated
 ///
-/// so it is the target that picks its sources: a token may have any number of targets, also none. The paper
-/// does not give k; the release has 32. Fewer candidates than k: all of them. A token preserved twice counts as two
-/// candidates (as released); zero keys have similarity 0 to everything, keys that are not finite are never absorbed.
+/// so it is the target that picks its sources: a token may have any number of targets, also none.
+/// The paper does not give k; the release has 32. Fewer candidates than k: all of them. A token
+/// preserved twice counts as two candidates (as released); zero keys have similarity 0 to
+/// everything, keys that are not finite are never absorbed.
 ///
-/// Reads: keys. Strengths: the cosines of the links. Cost: one [K × W] · [W × N] product, W the width of all key
-/// heads, and K selections in O(N).
+/// Reads: keys.
+/// Strengths: the cosines of the links.
+/// Cost: one [K × W] · [W × N] product, W the width of all key heads, and K selections in O(N).
 struct NearestKeys {
   Index neighbours = 32;
   Sources sources = Sources::all;

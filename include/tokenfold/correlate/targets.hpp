@@ -9,9 +9,9 @@
 #include "tokenfold/core/types.hpp"
 #include "tokenfold/core/workspace.hpp"
 
-/// Target policies: given how strongly a discarded token is tied to each candidate, which of them take over
-/// its information? All are functions of one row of finite, non-negative strengths; ties go to the lower
-/// index; the strongest candidate is always among the targets.
+/// Target policies: given how strongly a discarded token is tied to each candidate, which of them
+/// take over its information? All are functions of one row of finite, non-negative strengths; ties
+/// go to the lower index; the strongest candidate is always among the targets.
 namespace tokenfold::correlate {
 
 /// A target policy reports its targets by calling `choose(index)`, in any order.
@@ -23,9 +23,9 @@ concept TargetPolicy = requires(const P& policy, Span<const double> strengths,
       strengths, [](Index) {}, workspace);
 };
 
-/// FiCoCo's token-wise threshold: strength ≥ the ε-quantile of the row (linear interpolation between order
-/// statistics, as numpy and torch `quantile`). The quantile of the row itself fixes the number of targets:
-/// at ε = 0.998 one while there are at most 500 candidates, two up to 1000.
+/// FiCoCo's token-wise threshold: strength ≥ the ε-quantile of the row (linear interpolation
+/// between order statistics, as numpy and torch `quantile`). The quantile of the row itself fixes
+/// the number of targets: at ε = 0.998 one while there are at most 500 candidates, two up to 1000.
 struct QuantileTargets {
   double epsilon = 0.998;
   /// The authors' FiCoCo-L code asks for strength > threshold.
@@ -42,7 +42,8 @@ struct QuantileTargets {
     const double position = epsilon * static_cast<double>(n - 1);
     const Index below = static_cast<Index>(position);
     const double fraction = position - static_cast<double>(below);
-    // Only the n − below highest matter; they come in falling order, so the last is order statistic `below`.
+    // Only the n − below highest matter; they come in falling order, so the last is order statistic
+    // `below`.
     Workspace::Frame frame(workspace);
     const Span<double> top = workspace.take<double>(n - below);
     std::partial_sort_copy(strengths.begin(), strengths.end(), top.begin(), top.end(),
@@ -67,7 +68,8 @@ struct QuantileTargets {
 
 namespace detail {
 
-/// The indices of `values` by falling value, ties by rising index; only the first `count` are in order.
+/// The indices of `values` by falling value, ties by rising index; only the first `count` are in
+/// order.
 inline Span<Index> strongest_first(Span<const double> values, Index count, Workspace& workspace) {
   const Span<Index> order = workspace.take<Index>(values.size());
   std::iota(order.begin(), order.end(), Index{0});
@@ -79,8 +81,8 @@ inline Span<Index> strongest_first(Span<const double> values, Index count, Works
 
 }  // namespace detail
 
-/// The K strongest candidates. K = 1 is ToMe's rule; with K = 0 every discarded token is dropped (the
-/// ablations of the paper).
+/// The K strongest candidates. K = 1 is ToMe's rule; with K = 0 every discarded token is dropped
+/// (the ablations of the paper).
 struct FixedTargets {
   Index count = 1;
 

@@ -9,17 +9,17 @@ namespace tokenfold::correlate {
 /// Which visual tokens a discarded token may be linked to.
 enum class Candidates { preserved, all_visual };
 
-/// FiCoCo-L's correlate stage (arXiv 2411.17686, eq. 5-6): direct attention between two visual tokens, plus
-/// indirect attention through the text that both are tied to,
+/// FiCoCo-L's correlate stage (arXiv 2411.17686, eq. 5-6): direct attention between two visual
+/// tokens, plus indirect attention through the text that both are tied to,
 ///
 ///   C[i, j] = γ · A[i, j] + (1 − γ) · (1/M) Σ_k B[i, k] · B'[k, j]
 ///
-/// received (default): B[i, k] = A[k, i], B'[k, j] = A[k, j], tokens that the same question words look at.
-/// given: B[i, k] = A[i, k], B'[k, j] = A[k, j], as printed; under a causal mask A[i, k] is 0 for text k
-/// after the image, so nothing indirect remains.
+/// received (default): B[i, k] = A[k, i], B'[k, j] = A[k, j], tokens that the same question words
+/// look at. given: B[i, k] = A[i, k], B'[k, j] = A[k, j], as printed; under a causal mask A[i, k]
+/// is 0 for text k after the image, so nothing indirect remains.
 ///
-/// Reads: attention, the text rows of the layout. Cost: the rows of the discarded and of the text tokens, and
-/// a [discarded × M] · [M × N] product.
+/// Reads: attention, the text rows of the layout.
+/// Cost: the rows of the discarded and of the text tokens, and a [discarded × M] · [M × N] product.
 template <TargetPolicy Targets = QuantileTargets>
 struct TaskAttention {
   double gamma = 0.6;

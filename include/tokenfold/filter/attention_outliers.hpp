@@ -37,18 +37,20 @@ enum class TokenOrder {
   attention,  ///< by falling score, samples after that ascending (released)
 };
 
-/// PruMerge's filter (arXiv 2403.15388, section 3.2): preserves the patches that [CLS] pays outstanding
-/// attention to,
+/// PruMerge's filter (arXiv 2403.15388, section 3.2): preserves the patches that [CLS] pays
+/// outstanding attention to,
 ///
 ///   a = softmax(q_cls · Kᵀ / √d),   preserved = { i : a_i > Q3 + 1.5 · (Q3 − Q1) }
 ///
-/// Adaptive: the image decides how many (upper fence of the interquartile range; quartiles by linear
-/// interpolation; strict >). PruMerge+ adds patches sampled evenly over the raster. With a budget instead of
-/// `Budget::adaptive()` exactly that many are preserved: the highest a_i, of which PruMerge+ takes every fourth
-/// (`once`: every second) from the attention and the others from an even raster.
+/// Adaptive: the image decides how many (upper fence of the interquartile range; quartiles by
+/// linear interpolation; strict >). PruMerge+ adds patches sampled evenly over the raster. With a
+/// budget instead of `Budget::adaptive()` exactly that many are preserved: the highest a_i, of
+/// which PruMerge+ takes every fourth (`once`: every second) from the attention and the others from
+/// an even raster.
 ///
-/// Reads: attention (the [CLS] row), the [CLS] row of the layout. Score: a_i, high = preserved. a_i that are not
-/// finite come last. Cost: one attention row and a selection in O(N).
+/// Reads: attention (the [CLS] row), the [CLS] row of the layout.
+/// Score: a_i, high = preserved. a_i that are not finite come last.
+/// Cost: one attention row and a sort of N scores.
 struct AttentionOutliers {
   HeadReduction heads = HeadReduction::single;
   RasterSamples samples = RasterSamples::none;
@@ -56,15 +58,16 @@ struct AttentionOutliers {
   TokenOrder order = TokenOrder::raster;
   /// Fence factor on the interquartile range.
   double fence = 1.5;
-  /// At least so many by attention, for flat attention without outliers (the release returns none, or fails).
+  /// At least so many by attention, for flat attention without outliers (the release returns none,
+  /// or fails).
   Index min_tokens = 1;
-  /// Cap on the preserved tokens of an adaptive budget, samples included, so that an engine can reserve room;
-  /// 0 = none. Samples are thinned before outliers are given up.
+  /// Cap on the preserved tokens of an adaptive budget, samples included, so that an engine can
+  /// reserve room; 0 = none. Samples are thinned before outliers are given up.
   Index max_tokens = 0;
-  /// The release's non-adaptive branch of PruMerge+, 0 = off: int(N · share) by attention, raster samples from
-  /// int(step / 2) with step int(1 / share), *without* removing duplicates: a patch that is drawn twice is
-  /// preserved twice, and as many of the lowest-numbered other patches vanish. Needs an adaptive budget and ignores
-  /// `samples` and the limits above.
+  /// The release's non-adaptive branch of PruMerge+, 0 = off: int(N · share) by attention, raster
+  /// samples from int(step / 2) with step int(1 / share), *without* removing duplicates: a patch
+  /// that is drawn twice is preserved twice, and as many of the lowest-numbered other patches
+  /// vanish. Needs an adaptive budget and ignores `samples` and the limits above.
   double released_share = 0;
 
   template <HasAttention S>
@@ -83,7 +86,8 @@ struct AttentionOutliers {
     }
     const Index n = layout.visual_count();
 
-    // `chosen`: ordinals, by falling attention first, then samples ascending; maybe with duplicates.
+    // `chosen`: ordinals, by falling attention first, then samples ascending; maybe with
+    // duplicates.
     const Span<Index> chosen = workspace.take<Index>(2 * n);
     Index size = 0;
     const Span<Index> ranking = ranked(partition.scores, workspace);

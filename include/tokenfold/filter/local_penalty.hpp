@@ -8,21 +8,24 @@
 
 namespace tokenfold::filter {
 
-/// FiCoCo's local penalty: in every window of the patch grid the most redundant token becomes more redundant
-/// still, so that each window is pushed to give up one token rather than some windows all of theirs.
+/// FiCoCo's local penalty: in every window of the patch grid the most redundant token becomes more
+/// redundant still, so that each window is pushed to give up one token rather than some windows all
+/// of theirs.
 struct LocalPenalty {
   Index window_height = 2;
   Index window_width = 2;
-  /// c ≥ 1: the highest score s of a window becomes c·s if positive, s/c if negative. 1 switches it off.
+  /// c ≥ 1: the highest score s of a window becomes c·s if positive, s/c if negative. 1 switches it
+  /// off.
   double coefficient = 2;
 };
 
-/// Applies the penalty to `scores` (by visual ordinal; high = redundant) on the layout's original grid.
+/// Applies the penalty to `scores` (by visual ordinal; high = redundant) on the layout's original
+/// grid.
 ///
-/// Windows do not overlap; a ragged last row or column of the grid forms smaller ones. Cells whose tokens
-/// earlier layers discarded are empty, tokens without a cell belong to no window. A window's highest score:
-/// ties go to the lowest cell; a score that is not finite counts as the highest, and stays as it is.
-/// Throws if the layout has no grid. O(cells) time and memory.
+/// Windows do not overlap; a ragged last row or column of the grid forms smaller ones. Cells whose
+/// tokens earlier layers discarded are empty, tokens without a cell belong to no window. A window's
+/// highest score: ties go to the lowest cell; a score that is not finite counts as the highest, and
+/// stays as it is. Throws if the layout has no grid. O(cells) time and memory.
 inline void apply_local_penalty(const TokenLayout& layout, const LocalPenalty& penalty,
                                 Span<double> scores, Workspace& workspace) {
   require(penalty.coefficient >= 1 && std::isfinite(penalty.coefficient),

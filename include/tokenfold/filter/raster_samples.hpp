@@ -3,8 +3,9 @@
 
 #include "tokenfold/core/workspace.hpp"
 
-/// Samples spread over the raster, for filters that add some to what they chose by score. All work on visual
-/// ordinals 0 … n − 1: `chosen[0 … size)` is taken already, what is added goes behind it; the new size is returned.
+/// Samples spread over the raster, for filters that add some to what they chose by score. All work
+/// on visual ordinals 0 … n − 1: `chosen[0 … size)` is taken already, what is added goes behind it;
+/// the new size is returned.
 namespace tokenfold::filter::detail {
 
 /// Which of n ordinals are among `chosen`.
@@ -16,8 +17,8 @@ inline Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) 
   return taken;
 }
 
-/// Adds 0, step, 2 · step, … < end where they are not taken. If that makes more than `cap`, the step grows until
-/// everything fits.
+/// Adds 0, step, 2 · step, … < end where they are not taken. If that makes more than `cap`, the
+/// step grows until everything fits.
 inline Index add_strided_samples(Index n, Index end, Index step, Index cap, Span<Index> chosen,
                                  Index size, Workspace& workspace) {
   Workspace::Frame frame(workspace);

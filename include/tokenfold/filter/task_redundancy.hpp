@@ -8,19 +8,20 @@
 
 namespace tokenfold::filter {
 
-/// FiCoCo-L's filter (arXiv 2411.17686, eq. 3): discards the visual tokens that their peers predict and that
-/// the question does not look at,
+/// FiCoCo-L's filter (arXiv 2411.17686, eq. 3): discards the visual tokens that their peers predict
+/// and that the question does not look at,
 ///
 ///   s_i = β · mean_{j ∈ V} A(i, j) − (1 − β) · mean_{k ∈ text} A(i, k)
 ///
 /// Algorithm 2 of the paper prints the second sum without 1/M, eq. 3 has it; the mean is used.
 ///
 /// Reads: attention, the text rows of the layout; the grid only if the penalty is on.
-/// Score: high = discarded first. Cost: two wᵀA (or A·u) over the visual and the text rows.
+/// Score: high = discarded first.
+/// Cost: two wᵀA (or A·u) over the visual and the text rows.
 struct TaskRedundancy {
   double beta = 0.6;
-  /// Under a causal mask a visual token gives nothing to the text that follows it, so the default reads what
-  /// it receives. The authors' code uses `given`, on logits before the mask.
+  /// Under a causal mask a visual token gives nothing to the text that follows it, so the default
+  /// reads what it receives. The authors' code uses `given`, on logits before the mask.
   AttentionDirection direction = AttentionDirection::received;
   TextTokens text = TextTokens::after_image;
   /// The authors' code sums the visual term (N times as large) and averages the text term.

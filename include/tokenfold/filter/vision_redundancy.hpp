@@ -9,24 +9,27 @@
 
 namespace tokenfold::filter {
 
-/// Whether the two terms of a redundancy score are brought to length 1 over the tokens before they are
-/// combined.
+/// Whether the two terms of a redundancy score are brought to length 1 over the tokens before they
+/// are combined.
 enum class ScoreNormalization { none, l2 };
 
 /// FiCoCo-V's filter (arXiv 2411.17686, eq. 1-2): discards the most redundant patches,
 ///
 ///   s_i = λ · v_i − (1 − λ) · a_i
 ///
-/// v_i: attention between token i and the visual tokens, averaged (redundant: its peers predict it);
-/// a_i: attention of [CLS] to i (what the global token looks at is not redundant). Without a [CLS] row,
-/// a_i = −cos(μ, m_i), m_i being the key of i averaged over the heads and μ the mean of all m_i (eq. 9-13).
+/// v_i: attention between token i and the visual tokens, averaged (redundant: its peers predict
+/// it); a_i: attention of [CLS] to i (what the global token looks at is not redundant). Without a
+/// [CLS] row, a_i = −cos(μ, m_i), m_i being the key of i averaged over the heads and μ the mean of
+/// all m_i (eq. 9-13).
 ///
-/// Reads: attention; keys if there is no [CLS]; the grid for the penalty. Score: high = discarded first.
+/// Reads: attention; keys if there is no [CLS]; the grid for the penalty.
+/// Score: high = discarded first.
 /// Cost: one wᵀA (or A·u) over the visual tokens and one row.
 struct VisionRedundancy {
   double lambda = 0.35;
-  /// The paper prints A[i, j] but describes attention *received*, mean_j A[j, i]; with the printed form on
-  /// probabilities v_i is nearly constant, because rows sum to 1. The authors' code uses `given` on logits.
+  /// The paper prints A[i, j] but describes attention *received*, mean_j A[j, i]; with the printed
+  /// form on probabilities v_i is nearly constant, because rows sum to 1. The authors' code uses
+  /// `given` on logits.
   AttentionDirection direction = AttentionDirection::received;
   /// The authors' code: l2.
   ScoreNormalization normalization = ScoreNormalization::none;

@@ -17,9 +17,10 @@ struct FiCoCoVLSteps {
 
 /// FiCoCo-VL: FiCoCo-V in the encoder, then FiCoCo-L in the decoder, under one budget for both.
 ///
-/// Han et al., AAAI 2026, arXiv 2411.17686, which does not say how it divides the budget. Here: a share of all
-/// tokens to be discarded goes to the encoder, evenly over its layers from `encoder_first_layer` on, the rest to
-/// the decoder likewise; where the division leaves a remainder, earlier layers take one more.
+/// Han et al., AAAI 2026, arXiv 2411.17686, which does not say how it divides the budget. Here: a
+/// share of all tokens to be discarded goes to the encoder, evenly over its layers from
+/// `encoder_first_layer` on, the rest to the decoder likewise; where the division leaves a
+/// remainder, earlier layers take one more.
 struct FiCoCoVL {
   FiCoCoV encoder = {};
   FiCoCoL decoder = {};
