@@ -84,6 +84,19 @@ class Study {
     });
   }
 
+  /// `method` once, in a decoder that sees all patches, with text around them.
+  template <class Method>
+  Outcome decoder(std::string name, const Method& method, const tf::Budget& budget) {
+    const tf::TokenLayout layout = tf::TokenLayout::decoder(
+        photo::kPromptTokens, layout_.visual_count(), photo::kQuestionTokens, layout_.grid());
+    const photo::Layer input = after_encoder(layer_, layout_.visual_count());
+    return measured(std::move(name), "decoder, 1 layer", [&] {
+      const photo::Cost cost = steps_.run(
+          method, input, layout, std::span<const tf::Budget>(&budget, 1), {.causal = true});
+      return std::pair(steps_.total().within(layout.visual_range()), cost);
+    });
+  }
+
   /// FiCoCo-VL: the encoder's layers first, then the decoder's on what is left; without steps in
   /// the encoder it is FiCoCo-L, without steps in the decoder FiCoCo-V.
   Outcome both(std::string name, const tf::FiCoCoVL& method, const tf::Budget& budget) {
@@ -97,14 +110,9 @@ class Study {
       photo::Cost cost = steps_.run(method.encoder, layer_, layout_, encoder);
       tf::ReductionPlan total = steps_.total().within(layout_.visual_range());
       if (!decoder.empty()) {
-        // LLaVA's way: [CLS] stays behind, text comes around the patches that are left.
         const auto layout = tf::TokenLayout::decoder(photo::kPromptTokens, steps_.cells(),
                                                      photo::kQuestionTokens, layout_.grid());
-        const photo::Layer& left = steps_.layer();
-        const Index n = total.output_tokens();
-        const photo::Layer input = photo::decoder_input(
-            {left.tokens.bottomRows(n), left.queries.bottomRows(n), left.keys.bottomRows(n)},
-            question_);
+        const photo::Layer input = after_encoder(steps_.layer(), total.output_tokens());
         const photo::Cost more =
             steps_.run(method.decoder, input, layout, decoder, {.causal = true});
         total = total.then(steps_.total().within(layout.visual_range()));
@@ -116,6 +124,13 @@ class Study {
   }
 
  private:
+  /// LLaVA's way: [CLS] stays behind, text comes around the `n` patches that are left.
+  photo::Layer after_encoder(const photo::Layer& left, Index n) const {
+    return photo::decoder_input(
+        {left.tokens.bottomRows(n), left.queries.bottomRows(n), left.keys.bottomRows(n)},
+        question_);
+  }
+
   static std::string layers_text(std::size_t count) {
     return std::to_string(count) + (count == 1 ? " layer" : " layers");
   }
@@ -293,6 +308,8 @@ void run(const std::string& path, const std::filesystem::path& out, Index column
     report(study.both("FiCoCo-VL", {}, keep));
     report(study.encoder("PruMerge", tf::PruMerge{}, keep), picture);
     report(study.encoder("PruMerge+", tf::prumerge_plus(), keep), picture);
+    report(study.encoder("EViT", tf::EViT{}, keep));
+    report(study.decoder("FastV", tf::FastV{}, keep));
     std::printf("\n");
   }
   report(study.encoder("PruMerge, adaptive", tf::PruMerge{}, tf::Budget::adaptive()));

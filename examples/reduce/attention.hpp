@@ -44,14 +44,22 @@ struct AttentionOptions {
   }
 };
 
+// The rows of attention that a method reads, or that a tensor holds.
+enum class AttentionRows {
+  all,
+  cls,
+  last_text,  // of text after the image, or the last row if there is none
+  last,
+};
+
 // What a method asks of the attention, and of the rest of the file.
 struct Needs {
   enum class KeysNeed { no, without_cls, yes };
 
-  bool decoder = false;       // rows are those of an LLM: text, image, text
-  bool cls = false;           // a [CLS] row there must be
-  bool cls_row_only = false;  // of the attention only the [CLS] row is read
-  bool single_head = false;   // one head of the full width, not a mean over heads
+  bool decoder = false;      // rows are those of an LLM: text, image, text
+  bool cls = false;          // a [CLS] row there must be
+  bool single_head = false;  // one head of the full width, not a mean over heads
+  AttentionRows rows = AttentionRows::all;
   KeysNeed keys = KeysNeed::no;
   std::optional<AttentionKind> kind;
   bool adaptive = false;  // has a rule of its own for how many tokens remain
@@ -62,19 +70,19 @@ namespace detail {
 struct SourceForm {
   std::string_view name;
   std::string_view shape;
-  bool has_keys;      // comes with `keys`
-  bool cls_row_only;  // holds one row of attention
+  bool has_keys;  // comes with `keys`
+  AttentionRows rows;
 };
 
 // In order of preference.
 inline constexpr auto source_forms = std::to_array<SourceForm>({
-    {"attention", "[H, P, P]", false, false},
-    {"head_mean_logits", "[P, P]", false, false},
-    {"logits", "[P, P]", false, false},
-    {"cls_attention_heads", "[H, N]", false, true},
-    {"attention_last", "[H, P]", false, true},
-    {"queries", "[H, P, d]", true, false},
-    {"queries_cls", "[1, D]", true, true},
+    {"attention", "[H, P, P]", false, AttentionRows::all},
+    {"head_mean_logits", "[P, P]", false, AttentionRows::all},
+    {"logits", "[P, P]", false, AttentionRows::all},
+    {"cls_attention_heads", "[H, N]", false, AttentionRows::cls},
+    {"attention_last", "[H, P]", false, AttentionRows::last},
+    {"queries", "[H, P, d]", true, AttentionRows::all},
+    {"queries_cls", "[1, D]", true, AttentionRows::cls},
 });
 
 inline bool is_logits(std::string_view name) {
@@ -86,16 +94,36 @@ inline AttentionKind stored_kind(std::string_view name, std::optional<AttentionK
   return is_logits(name) ? AttentionKind::logits : metadata.value_or(AttentionKind::probabilities);
 }
 
+inline std::optional<Index> one_row(AttentionRows rows, const TokenLayout& layout) {
+  switch (rows) {
+    case AttentionRows::cls:
+      return layout.cls();
+    case AttentionRows::last_text:
+      return (layout.text_after().empty() ? layout.tokens() : layout.text_after().end) - 1;
+    case AttentionRows::last:
+      return layout.tokens() - 1;
+    case AttentionRows::all:
+      break;
+  }
+  return std::nullopt;
+}
+
+// Whether `held` are enough for a method that reads `read`.
+inline bool holds_rows(AttentionRows held, AttentionRows read, const TokenLayout& layout) {
+  if (held == AttentionRows::all || held == read) return true;
+  const std::optional<Index> row = one_row(read, layout);
+  return row && row == one_row(held, layout);
+}
+
 inline bool usable(const safetensors::File& file, const SourceForm& form, const Needs& needs,
                    std::optional<AttentionKind> asked, std::optional<AttentionKind> metadata,
                    const TokenLayout& layout) {
   const auto found = file.tensors.find(std::string(form.name));
   if (found == file.tensors.end() || (form.has_keys && !file.has("keys"))) return false;
-  if (form.cls_row_only && !needs.cls_row_only) return false;
-  if (form.name == "attention_last" && layout.cls() != layout.tokens() - 1) return false;
+  if (!holds_rows(form.rows, needs.rows, layout)) return false;
   if (form.has_keys) return true;
   const Shape& shape = found->second.shape;
-  const std::size_t rank_of_one_head = form.cls_row_only ? 1 : 2;
+  const std::size_t rank_of_one_head = form.rows == AttentionRows::all ? 2 : 1;
   if (needs.single_head && shape.size() > rank_of_one_head && shape[0] != 1) return false;
   return !asked || stored_kind(form.name, metadata) == *asked;
 }
@@ -111,11 +139,9 @@ inline const SourceForm& choose_source(const safetensors::File& file, const std:
                           : usable(file, form, needs, asked, metadata, layout)) {
       return form;
     }
-    const bool last_is_cls = form.name != "attention_last" || layout.cls() == layout.tokens() - 1;
     const bool kind_fits =
         form.has_keys || !asked || !is_logits(form.name) || *asked == AttentionKind::logits;
-    if (options.attention ||
-        ((needs.cls_row_only || !form.cls_row_only) && last_is_cls && kind_fits)) {
+    if (options.attention || (holds_rows(form.rows, needs.rows, layout) && kind_fits)) {
       fitting += (fitting.empty() ? "" : ", ") + std::string(form.name) + " " +
                  std::string(form.shape) + (form.has_keys ? " with keys" : "");
     }

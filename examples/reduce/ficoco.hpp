@@ -19,11 +19,6 @@ struct Names<tokenfold::AttentionDirection> {
       std::to_array<Name<E>>({{"received", E::received}, {"given", E::given}});
 };
 template <>
-struct Names<tokenfold::Aggregate> {
-  using E = tokenfold::Aggregate;
-  static constexpr auto values = std::to_array<Name<E>>({{"mean", E::mean}, {"sum", E::sum}});
-};
-template <>
 struct Names<tokenfold::TextTokens> {
   using E = tokenfold::TextTokens;
   static constexpr auto values =

@@ -87,9 +87,12 @@ struct LayoutOptions {
                 "patch grid; auto: metadata grid, else square if the number of visual tokens is");
     options.add("cls", cls,
                 "row of [CLS]; auto: metadata cls, else first if one row more than patches");
-    options.add("visual_begin", visual_begin, "first visual row; auto: metadata, else derived");
+    options.add("visual_begin", visual_begin,
+                "first visual row; auto: metadata visual_begin or image_token_start_index, else "
+                "derived");
     options.add("visual_count", visual_count,
-                "number of visual rows; auto: metadata visual_count or v_tokens, else derived");
+                "number of visual rows; auto: metadata visual_count, v_tokens or "
+                "image_token_length, else derived");
     options.add("text_after", text_after,
                 "number of text rows right after the visual ones; auto: metadata text_after or "
                 "text_tokens, else derived");
@@ -195,8 +198,9 @@ inline TokenLayout resolve_layout(const safetensors::File& file, Index rows, boo
                                   bool needs_cls, LayoutOptions& options) {
   default_from_metadata(file, {"grid"}, options.grid);
   default_from_metadata(file, {"cls"}, options.cls);
-  default_from_metadata(file, {"visual_begin"}, options.visual_begin);
-  default_from_metadata(file, {"visual_count", "v_tokens"}, options.visual_count);
+  default_from_metadata(file, {"visual_begin", "image_token_start_index"}, options.visual_begin);
+  default_from_metadata(file, {"visual_count", "v_tokens", "image_token_length"},
+                        options.visual_count);
   default_from_metadata(file, {"text_after", "text_tokens"}, options.text_after);
 
   tokenfold::LayoutDescription d;

@@ -12,6 +12,7 @@
 #include "ficoco.hpp"
 #include "prumerge.hpp"
 #include "reducer.hpp"
+#include "selection.hpp"
 
 namespace reduce_tool {
 
@@ -36,6 +37,8 @@ inline constexpr auto methods = std::to_array<MethodEntry>({
     {"prumerge", "PruMerge, after a vision encoder", &detail::make_reducer<PruMergeReducer<false>>},
     {"prumerge_plus", "PruMerge+, with samples of the raster",
      &detail::make_reducer<PruMergeReducer<true>>},
+    {"evit", "EViT, inside a vision encoder", &detail::make_reducer<EViTReducer>},
+    {"fastv", "FastV, inside an LLM", &detail::make_reducer<FastVReducer>},
 });
 
 inline const MethodEntry& find_method(std::string_view name) {

@@ -29,12 +29,6 @@ struct Names<tokenfold::filter::OutlierCount> {
       std::to_array<Name<E>>({{"exact", E::exact}, {"truncated", E::truncated}});
 };
 template <>
-struct Names<tokenfold::filter::TokenOrder> {
-  using E = tokenfold::filter::TokenOrder;
-  static constexpr auto values =
-      std::to_array<Name<E>>({{"raster", E::raster}, {"attention", E::attention}});
-};
-template <>
 struct Names<tokenfold::correlate::Sources> {
   using E = tokenfold::correlate::Sources;
   static constexpr auto values =
@@ -81,7 +75,7 @@ class PruMergeReducer {
   Needs needs() const {
     Needs needs;
     needs.cls = true;
-    needs.cls_row_only = true;
+    needs.rows = AttentionRows::cls;
     needs.single_head = method_.filter.heads == tokenfold::filter::HeadReduction::single;
     needs.keys = Needs::KeysNeed::yes;
     needs.kind = AttentionKind::probabilities;

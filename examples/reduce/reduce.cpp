@@ -28,10 +28,10 @@ void declare(CLI::App& app, CommandLine& line) {
       "IN holds tokens [P, D] and attention [H, P, P], head_mean_logits or logits [P, P],\n"
       "cls_attention_heads [H, N], attention_last [H, P], queries and keys [H, P, d], or\n"
       "queries_cls [1, D] and keys; optionally grid_positions [N] and sizes_in [P]. What the rows\n"
-      "are is read from the metadata (visual_begin, visual_count or v_tokens, text_after or\n"
-      "text_tokens, grid, cls, causal, kind) where --set does not say it. Parameters of the "
-      "method\n"
-      "are never read from the file. The exit code is 0 or 1.");
+      "are is read from the metadata (visual_begin or image_token_start_index, visual_count,\n"
+      "v_tokens or image_token_length, text_after or text_tokens, grid, cls, causal, kind)\n"
+      "where --set does not say it. Parameters of the method are never read from the\n"
+      "file. The exit code is 0 or 1.");
   reduce_tool::Request& request = line.request;
   app.add_option("METHOD", request.method, "one of --list");
   app.add_option("IN", line.in, "input, safetensors");

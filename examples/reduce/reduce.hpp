@@ -43,15 +43,17 @@ class Job {
  public:
   explicit Job(std::string_view method) : reducer_(find_method(method).make()) {
     options_.add("preset", preset_,
-                 "applied before all other options; default and, for FiCoCo, published: the "
-                 "paper's equations; released: as the authors' code computes");
+                 "applied before all other options; default: as the library's header of the method "
+                 "says; published: the paper's equations; released: as the authors' code computes");
     reducer_->declare(options_);
     layout.declare(options_);
     attention.declare(options_);
     options_.add("keep_special", keep_special,
                  "rows outside the visual range are part of the output; auto: " +
                      Text<bool>::write(reducer_->reports().keep_special));
-    options_.add("rounding", rounding, "how --keep-ratio becomes a count");
+    options_.add("rounding", rounding,
+                 "how --keep-ratio becomes a count; auto: " +
+                     Text<tokenfold::Rounding>::write(reducer_->reports().rounding));
   }
 
   // The options point into this object.
@@ -74,7 +76,7 @@ class Job {
   LayoutOptions layout;
   AttentionOptions attention;
   std::optional<bool> keep_special;
-  tokenfold::Rounding rounding = tokenfold::Rounding::nearest_even;
+  std::optional<tokenfold::Rounding> rounding;
 
  private:
   std::unique_ptr<Reducer> reducer_;
@@ -141,7 +143,8 @@ template <class T>
 safetensors::File reduce_as(const safetensors::File& in, const Request& request, Job& job) {
   const Needs needs = job.reducer().needs();
   const Reports reports = job.reducer().reports();
-  const NamedBudget budget = budget_of(request, job.rounding, needs.adaptive);
+  if (!job.rounding) job.rounding = reports.rounding;
+  const NamedBudget budget = budget_of(request, *job.rounding, needs.adaptive);
 
   const Numbers<T> tokens = read_numbers<T>(in, "tokens");
   if (tokens.shape.size() != 2) wrong_shape("tokens", "[P, D]", tokens.shape);

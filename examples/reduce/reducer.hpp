@@ -8,8 +8,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tokenfold/core/attention.hpp>
 #include <tokenfold/core/budget.hpp>
 #include <tokenfold/core/plan.hpp>
+#include <tokenfold/core/select.hpp>
 #include <tokenfold/core/sequence.hpp>
 #include <tokenfold/core/workspace.hpp>
 #include <vector>
@@ -35,12 +37,27 @@ struct Names<DiscardedOrder> {
       {{"row", DiscardedOrder::row}, {"score", DiscardedOrder::score}});
 };
 
-// What is written beyond the tensors that every method has.
+// Options of several methods.
+template <>
+struct Names<tokenfold::Aggregate> {
+  using E = tokenfold::Aggregate;
+  static constexpr auto values = std::to_array<Name<E>>({{"mean", E::mean}, {"sum", E::sum}});
+};
+template <>
+struct Names<tokenfold::TokenOrder> {
+  using E = tokenfold::TokenOrder;
+  static constexpr auto values =
+      std::to_array<Name<E>>({{"raster", E::raster}, {"score", E::score}});
+};
+
+// What is written beyond the tensors that every method has, and the defaults of common options.
 struct Reports {
   bool self_preserving = false;  // link weights are shares α of the source: target_* tensors
   bool neighbours = false;       // neighbour_indices: what each preserved token picked
   bool patches = false;          // kept_patches, and the scores as cls_attention
+  bool ranking = false;          // top_indices: the preserved tokens by falling score
   bool keep_special = true;      // default: rows outside the visual range are part of the output
+  tokenfold::Rounding rounding = tokenfold::Rounding::nearest_even;  // default, of --keep-ratio
   DiscardedOrder discarded_order = DiscardedOrder::row;
 };
 

@@ -146,17 +146,17 @@ LinkTable link_table(const std::vector<Link>& links, const Integers& order, cons
   return table;
 }
 
-// As the filters rank: not finite first, then falling, ties by row.
-inline Integers discarded_by_score(const TokenLayout& layout,
-                                   const tokenfold::Partition& partition) {
-  Integers order = integers(partition.discarded);
+// Falling, ties by row; scores that are not finite at either end.
+inline Integers by_score(const TokenLayout& layout, const tokenfold::Partition& partition,
+                         Integers order, bool finite_first) {
+  std::sort(order.begin(), order.end());
   const auto score = [&](std::int64_t row) {
     return partition.scores[at(layout.ordinal(static_cast<Index>(row)))];
   };
   std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
     const bool finite_a = std::isfinite(score(a));
     const bool finite_b = std::isfinite(score(b));
-    return finite_a != finite_b ? finite_b : finite_a && score(a) > score(b);
+    return finite_a != finite_b ? finite_a == finite_first : finite_a && score(a) > score(b);
   });
   return order;
 }
@@ -188,9 +188,10 @@ inline void write_decision(Writer& writer, const Decision& decision, const Token
   if (!decision.scores_before_penalty.empty()) {
     writer.numbers("scores_before_penalty", decision.scores_before_penalty);
   }
-  const Integers discarded = reports.discarded_order == DiscardedOrder::score
-                                 ? discarded_by_score(layout, partition)
-                                 : integers(partition.discarded);
+  Integers discarded = integers(partition.discarded);
+  if (reports.discarded_order == DiscardedOrder::score) {
+    discarded = by_score(layout, partition, discarded, false);
+  }
   writer.integers("discarded_indices", discarded);
 
   const std::vector<Link> links = final_links(decision, reports.self_preserving);
@@ -214,6 +215,10 @@ inline void write_decision(Writer& writer, const Decision& decision, const Token
     for (const Token row : partition.preserved) patches.push_back(layout.ordinal(row));
     writer.integers("kept_patches", patches);
     writer.numbers("cls_attention", partition.scores);
+  }
+  if (reports.ranking) {
+    writer.integers("top_indices",
+                    by_score(layout, partition, integers(partition.preserved), true));
   }
 }
 

@@ -24,6 +24,8 @@
 #include "tokenfold/core/survivors.hpp"
 
 // The methods, one header per paper.
+#include "tokenfold/methods/evit.hpp"
+#include "tokenfold/methods/fastv.hpp"
 #include "tokenfold/methods/ficoco_l.hpp"
 #include "tokenfold/methods/ficoco_v.hpp"
 #include "tokenfold/methods/ficoco_vl.hpp"

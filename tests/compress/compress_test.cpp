@@ -201,7 +201,7 @@ TEST_F(AttentionWeightedSumTest, a_weight_that_is_not_finite_keeps_its_token_out
 TEST_F(AttentionWeightedSumTest, a_filter_without_scores_is_refused) {
   partition_.scores.clear();
   EXPECT_EQ(support::refusal([&] { plan(AttentionWeightedSum{}); }),
-            "attention-weighted sum: the filter gave 0 scores for 5 visual tokens");
+            "compress: the filter gave 0 scores for 5 visual tokens");
 }
 
 TEST_F(AttentionWeightedSumTest, released_order_is_kept) {

@@ -140,9 +140,9 @@ class LinkRows : public testing::Test {
   Correlation linked(const Policy& policy, AttentionKind kind = AttentionKind::probabilities) {
     Correlation correlation;
     tokenfold::Workspace workspace;
-    tokenfold::correlate::detail::link_rows(MatrixView<double>(strengths_), layout_,
-                                            tokenfold::Span<const Token>(candidates_), kind, policy,
-                                            partition_, correlation, workspace);
+    tokenfold::detail::link_rows(MatrixView<double>(strengths_), layout_,
+                                 tokenfold::Span<const Token>(candidates_), kind, policy,
+                                 partition_, correlation, workspace);
     return correlation;
   }
 };

@@ -13,6 +13,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <numeric>
 #include <set>
 #include <span>
 #include <string>
@@ -43,6 +44,11 @@ Request adaptive(std::string method, std::vector<std::string> settings = {}) {
   Request request;
   request.method = std::move(method);
   request.settings = std::move(settings);
+  return request;
+}
+Request keep(std::string method, tokenfold::Index count, std::vector<std::string> settings = {}) {
+  Request request = adaptive(std::move(method), std::move(settings));
+  request.keep = count;
   return request;
 }
 Request ratio(std::string method, double share, std::vector<std::string> settings = {}) {
@@ -119,14 +125,29 @@ const std::vector<Case>& cases() {
       {"prumerge_plus_n576_adaptive", adaptive("prumerge_plus", {"preset=released"})},
       {"prumerge_plus_n576_ratio8",
        adaptive("prumerge_plus", {"preset=released", "released_share=0.125"})},
+      {"evit_n16_keep50_fuse", ratio("evit", 0.5, {"preset=released"})},
+      {"evit_n36_tokens10_fuse", keep("evit", 10, {"preset=released"})},
+      {"evit_n49_keep70_nofuse", ratio("evit", 0.7, {"preset=released", "fuse=false"})},
+      {"evit_n144_keep50_fuse", ratio("evit", 0.5, {"preset=released"})},
+      {"fastv_s5_n24_t9_r50", ratio("fastv", 0.5)},
+      {"fastv_s3_n25_t7_r50_halfeven", ratio("fastv", 0.5)},
+      {"fastv_s0_n27_t6_r50_halfeven", ratio("fastv", 0.5)},
+      {"fastv_s20_n144_t15_r75", ratio("fastv", 0.25, {"preset=released"})},
   };
   return all;
 }
 
-const std::set<std::string>& inputs() {
-  static const std::set<std::string> names = {
-      "tokens", "queries", "keys", "attention", "logits", "head_mean_logits", "grid_positions"};
+// The forms of attention that the golden files hold.
+const std::vector<std::string>& forms() {
+  static const std::vector<std::string> names = {
+      "attention", "head_mean_logits",    "logits",
+      "queries",   "cls_attention_heads", "attention_last"};
   return names;
+}
+
+bool is_input(const std::string& name) {
+  return name == "tokens" || name == "keys" || name == "grid_positions" ||
+         std::find(forms().begin(), forms().end(), name) != forms().end();
 }
 
 class ReduceGolden : public testing::TestWithParam<Case> {};
@@ -136,7 +157,7 @@ class ReduceGolden : public testing::TestWithParam<Case> {};
 void expect_golden(const File& out, const File& expected, double floor) {
   for (const auto& [name, tensor] : expected.tensors) {
     SCOPED_TRACE(name);
-    if (inputs().contains(name)) continue;
+    if (is_input(name)) continue;
     if (name == "sizes_unused") {  // the merge applied to ones, visual rows only
       const std::vector<double> ones(
           static_cast<std::size_t>(expected.tensors.at("tokens").shape[0]), 1.0);
@@ -160,7 +181,7 @@ TEST_P(ReduceGolden, EveryTensorOfTheFileFromEveryForm) {
   const auto& [name, request] = GetParam();
   const File file = golden(name);
   for (const bool in_double : {false, true}) {
-    for (const std::string form : {"attention", "head_mean_logits", "logits", "queries"}) {
+    for (const std::string& form : forms()) {
       if (!file.has(form)) continue;
       SCOPED_TRACE(form + (in_double ? " in double" : " in float"));
       Request exact = request;
@@ -279,6 +300,46 @@ TEST(ReduceForms, TheClsQueryAloneServesPruMerge) {
   file.tensors["queries_cls"] = tensor({1, width}, query);
   const Request request = ratio("prumerge", 0.125, {"preset=released"});
   expect_golden(reduce_tool::reduce(file, request), whole, 1e-6);
+}
+
+TEST(ReduceForms, TheClsQueryAloneServesEViT) {
+  const File whole = golden("evit_n16_keep50_fuse");
+  File file = whole;
+  const std::vector<float> queries = floats(whole, "queries");
+  std::vector<float> query;  // [H, P, d]: the first row of each head
+  for (const std::ptrdiff_t head : {0, 17 * 8}) {
+    query.insert(query.end(), queries.begin() + head, queries.begin() + head + 8);
+  }
+  for (const char* name : {"queries", "attention", "cls_attention_heads"}) file.tensors.erase(name);
+  file.tensors["queries_cls"] = tensor({1, 16}, query);
+  const File out = reduce_tool::reduce(file, ratio("evit", 0.5, {"preset=released"}));
+  EXPECT_EQ(out.metadata.at("option.attention"), "queries_cls");
+  expect_golden(out, whole, 1e-6);
+}
+
+// The last row of each head of `attention`, as attention_last [H, P].
+void leave_last_row(File& file) {
+  const Tensor whole = file.tensors.at("attention");
+  const std::int64_t p = whole.shape[2];
+  const std::vector<float> attention = whole.floats();
+  std::vector<float> last;
+  for (std::int64_t head = 1; head <= whole.shape[0]; ++head) {
+    const auto end = attention.begin() + head * p * p;
+    last.insert(last.end(), end - p, end);
+  }
+  file.tensors.erase("attention");
+  file.tensors["attention_last"] = tensor({whole.shape[0], p}, last);
+}
+
+TEST(ReduceForms, TheLastRowOfAttentionServesFastV) {
+  for (const char* name : {"fastv_s5_n24_t9_r50", "fastv_s0_n27_t6_r50_halfeven"}) {
+    const File whole = golden(name);
+    File file = whole;
+    leave_last_row(file);
+    const File out = reduce_tool::reduce(file, ratio("fastv", 0.5));
+    EXPECT_EQ(out.metadata.at("option.attention"), "attention_last");
+    expect_golden(out, whole, 1e-7);
+  }
 }
 
 TEST(ReduceForms, DoubleAndHalfInputsAreRead) {
@@ -437,6 +498,60 @@ TEST(ReduceOptions, SizesAreConserved) {
   EXPECT_NEAR(total, 33.0, 1e-4);
 }
 
+TEST(ReduceOptions, TheDefaultRoundingIsTheMethods) {
+  const auto rounded = [](const char* name, const Request& request) {
+    const File out = reduce_tool::reduce(golden(name), request);
+    return std::pair(
+        out.metadata.at("option.rounding"),
+        out.tensors.at("scores").shape[0] - out.tensors.at("discarded_indices").shape[0]);
+  };
+  using Rounded = std::pair<std::string, std::int64_t>;
+  const char* evit = "evit_n49_keep70_nofuse";  // 34.3
+  EXPECT_EQ(rounded(evit, ratio("evit", 0.7)), Rounded("ceil", 35));
+  EXPECT_EQ(rounded(evit, ratio("evit", 0.7, {"rounding=floor"})), Rounded("floor", 34));
+  EXPECT_EQ(rounded(evit, ratio("evit", 0.7, {"rounding=nearest_even"})),
+            Rounded("nearest_even", 34));
+  const char* fastv = "fastv_s3_n25_t7_r50_halfeven";  // 12.5
+  EXPECT_EQ(rounded(fastv, ratio("fastv", 0.5)), Rounded("nearest_even", 12));
+  EXPECT_EQ(rounded(fastv, ratio("fastv", 0.5, {"rounding=ceil"})), Rounded("ceil", 13));
+}
+
+TEST(ReduceOptions, EViTInRasterOrderAndWithoutTheFusedToken) {
+  const File file = golden("evit_n16_keep50_fuse");
+  const File raster = reduce_tool::reduce(file, ratio("evit", 0.5));
+  Integers kept = file.tensors.at("kept_indices").int64s();
+  std::sort(kept.begin(), kept.end());
+  EXPECT_EQ(raster.tensors.at("kept_indices").int64s(), kept);
+  EXPECT_EQ(raster.metadata.at("extra_tokens"), "1");
+
+  const File score = reduce_tool::reduce(file, ratio("evit", 0.5, {"order=score", "rule=mean"}));
+  EXPECT_EQ(score.tensors.at("kept_indices").int64s(), file.tensors.at("kept_indices").int64s());
+  EXPECT_NEAR(times(score, std::vector<double>(17, 1.0)).back(), 1.0, 1e-6);
+
+  const File bare = reduce_tool::reduce(file, ratio("evit", 0.5, {"fuse=false"}));
+  EXPECT_EQ(bare.metadata.at("extra_tokens"), "0");
+  EXPECT_EQ(bare.tensors.at("output").shape[0], 9);
+}
+
+TEST(ReduceOptions, FastVAsPublishedAveragesOverAllTokens) {
+  const File file = golden("fastv_s5_n24_t9_r50");
+  const std::vector<double> attention = file.tensors.at("attention").doubles();  // [2, 38, 38]
+  std::vector<double> scores(24, 0.0);
+  for (std::size_t row = 0; row < 2 * 38; ++row) {
+    for (std::size_t v = 0; v < 24; ++v) scores[v] += attention[row * 38 + 5 + v] / (2 * 38);
+  }
+  std::vector<std::int64_t> best(24);
+  std::iota(best.begin(), best.end(), 5);
+  std::sort(best.begin(), best.end(), [&](std::int64_t a, std::int64_t b) {
+    return scores[static_cast<std::size_t>(a - 5)] > scores[static_cast<std::size_t>(b - 5)];
+  });
+  best.resize(12);
+  const File out = reduce_tool::reduce(file, ratio("fastv", 0.5, {"preset=published"}));
+  EXPECT_EQ(out.metadata.at("option.score"), "all_tokens");
+  expect_close(out.tensors.at("scores").doubles(), scores, 1e-6, "scores");
+  EXPECT_EQ(out.tensors.at("top_indices").int64s(), best);
+}
+
 // --- Refusals ------------------------------------------------------------------------------------
 
 std::string refusal(const File& file, const Request& request) {
@@ -472,6 +587,8 @@ std::vector<Refusal> refusals() {
   const std::string v = "ficoco_v_g4x4_r4";
   const std::string l = "ficoco_l_paper_s5_v36_t9_r10";
   const std::string m = "prumerge_n36_adaptive";
+  const std::string e = "evit_n16_keep50_fuse";
+  const std::string f = "fastv_s5_n24_t9_r50";
   const auto erase = [](std::vector<std::string> names) {
     return [names](File& file) {
       for (const std::string& name : names) file.tensors.erase(name);
@@ -641,6 +758,38 @@ std::vector<Refusal> refusals() {
        replace("grid_positions", {16})},
       {"ClsOutside", v, discard("ficoco_v", 4, {"cls=17"}), {"[CLS]"}},
       {"PruMergeWithoutCls", m, adaptive("prumerge", {"cls=none"}), {"no [CLS] row"}},
+      {"EViTWithoutCls", e, ratio("evit", 0.5, {"cls=none"}), {"no [CLS] row"}},
+      {"EViTWithoutClsNorAttention",
+       e,
+       ratio("evit", 0.5, {"cls=none", "visual_begin=1"}),
+       {"cls_attention_heads needs a [CLS] row", "cls=ROW"},
+       erase({"attention", "queries"})},
+      {"EViTWithoutAttention",
+       e,
+       ratio("evit", 0.5),
+       {"evit needs attention (probabilities)", "attention [H, P, P], cls_attention_heads [H, N]"},
+       erase({"attention", "queries", "cls_attention_heads"})},
+      {"EViTIsNotAdaptive", e, adaptive("evit"), {"no budget"}},
+      {"FastVWithoutAttention",
+       f,
+       ratio("fastv", 0.5),
+       {"fastv needs attention (probabilities)", "attention [H, P, P], attention_last [H, P]"},
+       erase({"attention"})},
+      {"TheLastRowIsNotTheQuestions",
+       f,
+       ratio("fastv", 0.5, {"text_after=8"}),
+       {"fastv needs attention (probabilities)", "\"attention_last\" [2, 38]"},
+       leave_last_row},
+      {"TheLastRowIsNotAllTokens",
+       f,
+       ratio("fastv", 0.5, {"score=all_tokens"}),
+       {"fastv needs attention (probabilities)", "\"attention_last\" [2, 38]"},
+       leave_last_row},
+      {"LastRowOfOtherLength",
+       f,
+       ratio("fastv", 0.5, {"attention=attention_last"}),
+       {"attention_last must be [H, 38]", "[2, 37]"},
+       replace("attention_last", {2, 37})},
       {"SizesOfOtherLength",
        v,
        discard("ficoco_v", 4),

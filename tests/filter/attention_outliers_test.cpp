@@ -19,10 +19,10 @@ using tokenfold::Budget;
 using tokenfold::Index;
 using tokenfold::Partition;
 using tokenfold::TokenLayout;
+using tokenfold::TokenOrder;
 using tokenfold::filter::AttentionOutliers;
 using tokenfold::filter::OutlierCount;
 using tokenfold::filter::RasterSamples;
-using tokenfold::filter::TokenOrder;
 
 using Rows = std::vector<tokenfold::Token>;
 
@@ -84,7 +84,7 @@ TEST(AttentionOutliers, flat_attention_falls_back_to_min_tokens) {
 }
 
 TEST(AttentionOutliers, attention_order_is_by_falling_score) {
-  const AttentionOutliers filter = {.order = TokenOrder::attention, .min_tokens = 3};
+  const AttentionOutliers filter = {.order = TokenOrder::score, .min_tokens = 3};
   EXPECT_EQ(filtered(filter, {1, 5, 2, 5, 3}).preserved, (Rows{1, 3, 4}));
   EXPECT_EQ(filtered({.min_tokens = 3}, {3, 5, 2, 5, 1}).preserved, (Rows{0, 1, 3}));
 }
@@ -105,7 +105,7 @@ TEST(AttentionOutliers, released_samples_are_three_for_every_outlier_without_the
   // Samples stand after the outliers in the release's order.
   std::vector<double> a = falling(24, 2);
   std::reverse(a.begin(), a.end());
-  EXPECT_EQ(filtered({.samples = RasterSamples::once, .order = TokenOrder::attention}, a).preserved,
+  EXPECT_EQ(filtered({.samples = RasterSamples::once, .order = TokenOrder::score}, a).preserved,
             (Rows{23, 22, 0, 12}));
   // A step of 1 draws all but the last patch, which the release never draws.
   EXPECT_EQ(filtered({.samples = RasterSamples::triple, .min_tokens = 5}, falling(10, 2)).discarded,
@@ -132,7 +132,7 @@ TEST(AttentionOutliers, a_budget_is_met_exactly_with_and_without_samples) {
   const std::vector<double> a = {5, 1, 9, 2, 8, 3, 7, 4, 6, 0, 11, 10};
   for (const RasterSamples samples :
        {RasterSamples::none, RasterSamples::once, RasterSamples::triple}) {
-    for (const TokenOrder order : {TokenOrder::raster, TokenOrder::attention}) {
+    for (const TokenOrder order : {TokenOrder::raster, TokenOrder::score}) {
       for (Index keep = 0; keep <= 12; ++keep) {
         const Partition p = filtered({.samples = samples, .order = order}, a, Budget::keep(keep));
         EXPECT_EQ(static_cast<Index>(p.preserved.size()), keep);
@@ -141,12 +141,12 @@ TEST(AttentionOutliers, a_budget_is_met_exactly_with_and_without_samples) {
         EXPECT_EQ(distinct.size(), 12u);
         EXPECT_EQ(p.preserved.size() + p.discarded.size(), 12u);
         EXPECT_TRUE(std::is_sorted(p.discarded.begin(), p.discarded.end()));
-        EXPECT_TRUE(order == TokenOrder::attention ||
+        EXPECT_TRUE(order == TokenOrder::score ||
                     std::is_sorted(p.preserved.begin(), p.preserved.end()));
       }
     }
   }
-  EXPECT_EQ(filtered({.order = TokenOrder::attention}, a, Budget::keep(4)).preserved,
+  EXPECT_EQ(filtered({.order = TokenOrder::score}, a, Budget::keep(4)).preserved,
             (Rows{10, 11, 2, 4}));
   // keep = 8 with triple: two by attention (10, 11), six of the ten others, (2d + 1) · 10 / 12 = 0
   // 2 4 5 7 9.
@@ -158,7 +158,7 @@ TEST(AttentionOutliers, the_released_share_keeps_duplicates_and_loses_the_lowest
   // n = 8, share 1/4: the top 2 (patches 6 and 2), samples 2 and 6 from int(4 / 2) in steps of 4:
   // both twice.
   const std::vector<double> a = {0, 1, 8, 2, 3, 4, 9, 5};
-  const AttentionOutliers filter = {.order = TokenOrder::attention, .released_share = 0.25};
+  const AttentionOutliers filter = {.order = TokenOrder::score, .released_share = 0.25};
   const Partition p = filtered(filter, a);
   EXPECT_EQ(p.preserved, (Rows{6, 2, 2, 6}));
   EXPECT_EQ(p.discarded, (Rows{3, 4, 5, 7}));  // 0 and 1 are lost

@@ -25,11 +25,11 @@ using tokenfold::Budget;
 using tokenfold::Index;
 using tokenfold::Token;
 using tokenfold::TokenLayout;
+using tokenfold::TokenOrder;
 using tokenfold::correlate::Sources;
 using tokenfold::filter::HeadReduction;
 using tokenfold::filter::OutlierCount;
 using tokenfold::filter::RasterSamples;
-using tokenfold::filter::TokenOrder;
 
 constexpr std::size_t head_count = 2;
 
@@ -159,7 +159,7 @@ void check_all_options(std::uint64_t seed) {
   Random random(seed);
   int cases = 0;
   int undetermined = 0;
-  for (const TokenOrder order : {TokenOrder::raster, TokenOrder::attention})
+  for (const TokenOrder order : {TokenOrder::raster, TokenOrder::score})
     for (const Aggregate rule : {Aggregate::sum, Aggregate::mean})
       for (const Sources sources : {Sources::all, Sources::discarded})
         for (const bool extra : {true, false})

@@ -186,7 +186,7 @@ void check_prumerge(tokenfold::PruMerge method, Random& random) {
   const Budget budget = random.chance(0.5) ? Budget::adaptive() : Budget::keep(random.below(n + 1));
   method.filter.min_tokens = random.below(4);
   method.filter.max_tokens = random.below(10);
-  if (random.chance(0.5)) method.filter.order = tokenfold::filter::TokenOrder::attention;
+  if (random.chance(0.5)) method.filter.order = tokenfold::TokenOrder::score;
   if (random.chance(0.5)) method.filter.heads = tokenfold::filter::HeadReduction::mean;
   if (random.chance(0.5)) method.filter.count = tokenfold::filter::OutlierCount::truncated;
   if (random.chance(0.3)) method.correlate.neighbours = random.below(4);

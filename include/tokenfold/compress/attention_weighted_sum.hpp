@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
-
+#include "tokenfold/compress/fused_token.hpp"
 #include "tokenfold/compress/links_by_target.hpp"
 
 namespace tokenfold::compress {
@@ -29,12 +28,9 @@ struct AttentionWeightedSum {
   void operator()(const S& sequence, const Partition& partition, const Correlation& correlation,
                   PlanWriter& writer, Workspace& workspace) const {
     const TokenLayout& layout = sequence.layout;
-    require(Span<const double>(partition.scores).size() == layout.visual_count(),
-            "attention-weighted sum: the filter gave ", partition.scores.size(), " scores for ",
-            layout.visual_count(), " visual tokens");
+    detail::check_scores(layout, partition);
     const auto attention = [&](Token token) {
-      const double a = Span<const double>(partition.scores)[layout.ordinal(token)];
-      return std::isfinite(a) ? a : 0.0;
+      return detail::score_weight(layout, partition, token);
     };
     Workspace::Frame frame(workspace);
     const detail::LinksByTarget links(
@@ -59,14 +55,8 @@ struct AttentionWeightedSum {
         writer.add(link.source, link.strength / total);
       }
     }
-    if (extra_token && !partition.discarded.empty()) {
-      writer.begin_extra_row();
-      for (const Token token : partition.discarded) {
-        const double weight = attention(token);
-        if (weight != 0) {  // 0 · NaN is not 0
-          writer.add(token, weight);
-        }
-      }
+    if (extra_token) {
+      detail::write_fused_token(layout, partition, Aggregate::sum, writer);
     }
   }
 };

@@ -3,7 +3,7 @@
 
 #include "tokenfold/core/stages.hpp"
 
-namespace tokenfold::compress::detail {
+namespace tokenfold::detail {
 
 /// The links of a correlation, grouped by the token that receives them, sources in the
 /// correlation's order.
@@ -52,4 +52,4 @@ class LinksByTarget {
   Span<Link> links_;
 };
 
-}  // namespace tokenfold::compress::detail
+}  // namespace tokenfold::detail

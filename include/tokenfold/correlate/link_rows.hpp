@@ -7,7 +7,7 @@
 #include "tokenfold/core/stages.hpp"
 #include "tokenfold/correlate/targets.hpp"
 
-namespace tokenfold::correlate::detail {
+namespace tokenfold::detail {
 
 /// Turns rows of raw strengths into links: what FiCoCo-V and FiCoCo-L share.
 ///
@@ -17,7 +17,7 @@ namespace tokenfold::correlate::detail {
 /// softmax over the candidates first, which leaves the order as it is and makes the strengths
 /// positive. A row with a strength that is not finite, or without a positive target, gets no links:
 /// that token is dropped. So is one whose score is not finite, since it may not be finite itself.
-template <class T, TargetPolicy Targets>
+template <class T, correlate::TargetPolicy Targets>
 void link_rows(MatrixView<T> strengths, const TokenLayout& layout, Span<const Token> candidates,
                AttentionKind kind, const Targets& targets, const Partition& partition,
                Correlation& correlation, Workspace& workspace) {
@@ -28,7 +28,7 @@ void link_rows(MatrixView<T> strengths, const TokenLayout& layout, Span<const To
   const Index first = layout.visual_range().begin;
   const Span<T> row = workspace.take<T>(candidates.size());
   const Span<double> strength = workspace.take<double>(candidates.size());
-  auto values = tokenfold::detail::as_vector(row).array();
+  auto values = detail::as_vector(row).array();
   for (Index i = 0; i < strengths.rows(); ++i) {
     const Token source = partition.discarded[static_cast<std::size_t>(i)];
     correlation.begin_source(source);
@@ -55,8 +55,7 @@ void link_rows(MatrixView<T> strengths, const TokenLayout& layout, Span<const To
       }
       values /= values.sum();
     }
-    tokenfold::detail::as_vector(strength) =
-        tokenfold::detail::as_vector(row).template cast<double>();
+    detail::as_vector(strength) = detail::as_vector(row).template cast<double>();
     targets(
         Span<const double>(strength.data(), strength.size()),
         [&](Index c) {
@@ -68,4 +67,4 @@ void link_rows(MatrixView<T> strengths, const TokenLayout& layout, Span<const To
   }
 }
 
-}  // namespace tokenfold::correlate::detail
+}  // namespace tokenfold::detail

@@ -50,14 +50,14 @@ struct NearestKeys {
 
     const MatrixView<T> directions(workspace.take<T>(targets.size() * keys.width()).data(),
                                    targets.size(), keys.width());
-    tokenfold::detail::gather_rows(keys, Span<const Token>(targets.data(), targets.size()),
-                                   range.begin, T(1), directions);
+    detail::gather_rows(keys, Span<const Token>(targets.data(), targets.size()), range.begin, T(1),
+                        directions);
     for (Index i = 0; i < targets.size(); ++i) {
       directions.map().row(i) *= inverse_length[targets[i] - range.begin];
     }
     const MatrixView<T> similarity(workspace.take<T>(targets.size() * range.size()).data(),
                                    targets.size(), range.size());
-    tokenfold::detail::inner_products(MatrixView<const T>(directions), keys, similarity, workspace);
+    detail::inner_products(MatrixView<const T>(directions), keys, similarity, workspace);
 
     // Per target, the k best candidates; then grouped by source, as a correlation is.
     const Index k = std::min(neighbours, candidates.size());
@@ -122,13 +122,12 @@ struct NearestKeys {
   static Span<Accumulator<E>> inverse_lengths(HeadsView<const E> keys, Workspace& workspace) {
     using T = Accumulator<E>;
     const Span<T> lengths = workspace.take_filled<T>(keys.tokens(), T(0));
-    tokenfold::detail::for_each_joined_part(keys, [&](Range, MatrixView<const E> part) {
-      tokenfold::detail::for_each_row_block(
-          part, workspace, [&](Range block, MatrixView<const T> rows) {
-            for (Index i = 0; i < block.size(); ++i) {
-              lengths[block.begin + i] += rows.map().row(i).squaredNorm();
-            }
-          });
+    detail::for_each_joined_part(keys, [&](Range, MatrixView<const E> part) {
+      detail::for_each_row_block(part, workspace, [&](Range block, MatrixView<const T> rows) {
+        for (Index i = 0; i < block.size(); ++i) {
+          lengths[block.begin + i] += rows.map().row(i).squaredNorm();
+        }
+      });
     });
     for (T& length : lengths) {
       length = length > T(0) ? T(1) / std::sqrt(length) : T(0);

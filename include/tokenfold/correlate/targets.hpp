@@ -6,6 +6,7 @@
 #include <functional>
 #include <numeric>
 
+#include "tokenfold/core/select.hpp"
 #include "tokenfold/core/types.hpp"
 #include "tokenfold/core/workspace.hpp"
 
@@ -66,21 +67,6 @@ struct QuantileTargets {
   }
 };
 
-namespace detail {
-
-/// The indices of `values` by falling value, ties by rising index; only the first `count` are in
-/// order.
-inline Span<Index> strongest_first(Span<const double> values, Index count, Workspace& workspace) {
-  const Span<Index> order = workspace.take<Index>(values.size());
-  std::iota(order.begin(), order.end(), Index{0});
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](Index a, Index b) {
-    return values[a] != values[b] ? values[a] > values[b] : a < b;
-  });
-  return order;
-}
-
-}  // namespace detail
-
 /// The K strongest candidates. K = 1 is ToMe's rule; with K = 0 every discarded token is dropped
 /// (the ablations of the paper).
 struct FixedTargets {
@@ -94,7 +80,7 @@ struct FixedTargets {
   void operator()(Span<const double> strengths, Choose&& choose, Workspace& workspace) const {
     Workspace::Frame frame(workspace);
     const Index k = std::min(count, strengths.size());
-    const Span<Index> order = detail::strongest_first(strengths, k, workspace);
+    const Span<Index> order = detail::rank_highest(strengths, k, workspace);
     for (Index i = 0; i < k; ++i) {
       choose(order[i]);
     }
@@ -132,7 +118,7 @@ struct NucleusTargets {
   template <class Choose>
   void operator()(Span<const double> strengths, Choose&& choose, Workspace& workspace) const {
     Workspace::Frame frame(workspace);
-    const Span<Index> order = detail::strongest_first(strengths, strengths.size(), workspace);
+    const Span<Index> order = detail::rank_highest(strengths, strengths.size(), workspace);
     double total = 0;
     for (const Index j : order) {
       total += std::max(0.0, strengths[j]);

@@ -37,7 +37,7 @@ struct TaskAttention {
     using T = AnswerOf<S>;
     const TokenLayout& layout = sequence.layout;
     require_in_range("ficoco-l: gamma", gamma, 0, 1);
-    const auto text_rows = tokenfold::detail::text_ranges(layout, text, "ficoco-l");
+    const auto text_rows = detail::text_ranges(layout, text, "ficoco-l");
     const Index text_count = text_rows[0].size() + text_rows[1].size();
 
     Workspace::Frame frame(workspace);

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <optional>
 
+#include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
 #include "tokenfold/filter/raster_samples.hpp"
 
@@ -29,12 +30,6 @@ enum class RasterSamples {
 enum class OutlierCount {
   exact,      ///< the number of outliers
   truncated,  ///< int(N · (number / N)) in double, which loses one for some N (released)
-};
-
-/// Order of the preserved tokens.
-enum class TokenOrder {
-  raster,     ///< ascending rows
-  attention,  ///< by falling score, samples after that ascending (released)
 };
 
 /// PruMerge's filter (arXiv 2403.15388, section 3.2): preserves the patches that [CLS] pays
@@ -90,7 +85,7 @@ struct AttentionOutliers {
     // duplicates.
     const Span<Index> chosen = workspace.take<Index>(2 * n);
     Index size = 0;
-    const Span<Index> ranking = ranked(partition.scores, workspace);
+    const Span<Index> ranking = detail::rank_highest(partition.scores, n, workspace);
     if (!budget.is_adaptive()) {
       require(released_share == 0, "prumerge: released_share needs an adaptive budget");
       const Index keep = budget.keep_count(n);
@@ -151,17 +146,6 @@ struct AttentionOutliers {
     sequence.attention.rows(rows, range, out, workspace);
   }
 
-  /// Ordinals by falling score, ties by rising ordinal, scores that are not finite last.
-  static Span<Index> ranked(Span<const double> scores, Workspace& workspace) {
-    const Span<Index> order = workspace.take<Index>(scores.size());
-    std::iota(order.begin(), order.end(), Index{0});
-    const auto rank = [&](Index v) {
-      return std::isfinite(scores[v]) ? scores[v] : -std::numeric_limits<double>::infinity();
-    };
-    std::sort(order.begin(), order.end(),
-              [&](Index a, Index b) { return rank(a) != rank(b) ? rank(a) > rank(b) : a < b; });
-    return order;
-  }
   static Index take_best(Span<const Index> ranking, Index count, Span<Index> chosen) {
     std::copy_n(ranking.begin(), count, chosen.begin());
     return count;

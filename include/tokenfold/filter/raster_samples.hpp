@@ -6,7 +6,7 @@
 /// Samples spread over the raster, for filters that add some to what they chose by score. All work
 /// on visual ordinals 0 … n − 1: `chosen[0 … size)` is taken already, what is added goes behind it;
 /// the new size is returned.
-namespace tokenfold::filter::detail {
+namespace tokenfold::detail {
 
 /// Which of n ordinals are among `chosen`.
 inline Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) {
@@ -64,4 +64,4 @@ inline Index add_even_samples(Index n, Index keep, Span<Index> chosen, Index siz
   return size;
 }
 
-}  // namespace tokenfold::filter::detail
+}  // namespace tokenfold::detail

@@ -41,10 +41,9 @@ inline PruMerge prumerge_plus() {
 
 /// The release's row order (falling attention) and its count, which loses one token for some N.
 inline PruMerge prumerge_released() {
-  return {
-      .filter = {.count = filter::OutlierCount::truncated, .order = filter::TokenOrder::attention},
-      .correlate = {},
-      .compress = {}};
+  return {.filter = {.count = filter::OutlierCount::truncated, .order = TokenOrder::score},
+          .correlate = {},
+          .compress = {}};
 }
 inline PruMerge prumerge_plus_released() {
   PruMerge method = prumerge_released();

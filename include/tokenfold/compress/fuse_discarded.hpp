@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "tokenfold/compress/fused_token.hpp"
+
+namespace tokenfold::compress {
+/// EViT's inattentive token fusion (arXiv 2202.07800, eq. 4): preserved tokens stay as they are, what
+/// was discarded is summed into one synthetic token, weighted by the scores of the filter,
+///
+///   x_fused = Σ_{i discarded} a_i x_i
+///
+/// not divided by Σ a_i, so its length falls with the attention that was discarded.
+///
+/// Reads: the scores of the partition.
+struct FuseDiscarded {
+  /// mean: divided by Σ a_i.
+  Aggregate rule = Aggregate::sum;
+
+  template <HasLayout S>
+  void operator()(const S& sequence, const Partition& partition, const Correlation&,
+                  PlanWriter& writer, Workspace&) const {
+    detail::check_scores(sequence.layout, partition);
+    for (const Token token : partition.preserved) {
+      writer.begin_row(token);
+      writer.add(token, 1);
+    }
+    detail::write_fused_token(sequence.layout, partition, rule, writer);
+  }
+};
+
+}  // namespace tokenfold::compress
