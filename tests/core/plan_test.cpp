@@ -16,7 +16,9 @@ using core_test::dense;
 using core_test::expect_error;
 using core_test::Numbers;
 using core_test::numbers;
+using core_test::plan_of;
 using core_test::Random;
+using core_test::Row;
 using core_test::RowMajor;
 using tokenfold::ClsToken;
 using tokenfold::Index;
@@ -30,32 +32,6 @@ using tokenfold::Token;
 using tokenfold::TokenLayout;
 using tokenfold::Workspace;
 
-struct Entry {
-  Token row;
-  double weight;
-};
-struct Row {
-  Token kept;
-  std::vector<Entry> entries;
-};
-
-ReductionPlan plan_of(const TokenLayout& layout, const std::vector<Row>& rows) {
-  Workspace workspace;
-  ReductionPlan plan;
-  PlanWriter writer(layout, plan);
-  for (const Row& row : rows) {
-    if (row.kept == tokenfold::no_token) {
-      writer.begin_extra_row();
-    } else {
-      writer.begin_row(row.kept);
-    }
-    for (const Entry& entry : row.entries) {
-      writer.add(entry.row, entry.weight);
-    }
-  }
-  writer.finish(workspace);
-  return plan;
-}
 ReductionPlan selection(const TokenLayout& layout, const std::vector<Token>& rows) {
   std::vector<Row> list;
   for (const Token row : rows) {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "reference/tensor.hpp"
-#include "tokenfold/core/plan.hpp"
+#include "tokenfold/core/plan_writer.hpp"
 #include "tokenfold/core/views.hpp"
 
 /// What the tests of core/ share.
@@ -70,6 +70,35 @@ inline RowMajor<double> dense(const tokenfold::ReductionPlan& plan) {
     }
   }
   return w;
+}
+
+struct Entry {
+  tokenfold::Token row;
+  double weight;
+};
+struct Row {
+  tokenfold::Token kept;
+  std::vector<Entry> entries;
+};
+
+/// A plan written by hand; kept −1 begins an extra row.
+inline tokenfold::ReductionPlan plan_of(const tokenfold::TokenLayout& layout,
+                                        const std::vector<Row>& rows) {
+  tokenfold::Workspace workspace;
+  tokenfold::ReductionPlan plan;
+  tokenfold::PlanWriter writer(layout, plan);
+  for (const Row& row : rows) {
+    if (row.kept == tokenfold::no_token) {
+      writer.begin_extra_row();
+    } else {
+      writer.begin_row(row.kept);
+    }
+    for (const Entry& entry : row.entries) {
+      writer.add(entry.row, entry.weight);
+    }
+  }
+  writer.finish(workspace);
+  return plan;
 }
 
 }  // namespace core_test

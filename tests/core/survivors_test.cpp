@@ -12,43 +12,15 @@ using core_test::dense;
 using core_test::expect_error;
 using core_test::Numbers;
 using core_test::numbers;
+using core_test::plan_of;
+using core_test::Row;
 using tokenfold::Grid;
 using tokenfold::Index;
-using tokenfold::PlanWriter;
 using tokenfold::Range;
 using tokenfold::ReductionPlan;
 using tokenfold::Survivors;
 using tokenfold::Token;
 using tokenfold::TokenLayout;
-using tokenfold::Workspace;
-
-struct Entry {
-  Token row;
-  double weight;
-};
-struct Row {
-  Token kept;
-  std::vector<Entry> entries;
-};
-
-/// A plan written by hand; kept −1 begins an extra row.
-ReductionPlan plan_of(const TokenLayout& layout, const std::vector<Row>& rows) {
-  Workspace workspace;
-  ReductionPlan plan;
-  PlanWriter writer(layout, plan);
-  for (const Row& row : rows) {
-    if (row.kept == tokenfold::no_token) {
-      writer.begin_extra_row();
-    } else {
-      writer.begin_row(row.kept);
-    }
-    for (const Entry& entry : row.entries) {
-      writer.add(entry.row, entry.weight);
-    }
-  }
-  writer.finish(workspace);
-  return plan;
-}
 
 TEST(SurvivorsTest, three_steps_in_an_encoder_keep_cells_and_cls) {
   // CLS, then cells 0 … 5 of a 2 x 3 grid.

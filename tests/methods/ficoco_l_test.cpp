@@ -26,10 +26,6 @@ using tokenfold::Index;
 using tokenfold::TextTokens;
 using tokenfold::Token;
 using tokenfold::TokenLayout;
-using tokenfold::correlate::FixedTargets;
-using tokenfold::correlate::NucleusTargets;
-using tokenfold::correlate::QuantileTargets;
-using tokenfold::correlate::RelativeTargets;
 
 struct Case {
   TokenLayout layout;
@@ -154,20 +150,8 @@ void check_many(std::uint64_t seed, int cases) {
     SCOPED_TRACE(i);
     const Case c = random_case(random);
     const double level = random.uniform();
-    switch (i % 4) {
-      case 0:
-        check<T>(c, QuantileTargets{level}, random);
-        break;
-      case 1:
-        check<T>(c, FixedTargets{random.below(6)}, random);
-        break;
-      case 2:
-        check<T>(c, RelativeTargets{level}, random);
-        break;
-      default:
-        check<T>(c, NucleusTargets{level}, random);
-        break;
-    }
+    support::with_policy(i, level, random,
+                         [&](const auto& policy) { check<T>(c, policy, random); });
   }
   EXPECT_LT(undetermined, cases / 10);
 }

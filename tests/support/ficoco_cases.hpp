@@ -127,4 +127,20 @@ void expect_reference(const Outcome& outcome, const reference::FicocoResult& exp
   EXPECT_TRUE(close(actual, alphas, is_float ? 1e-4 : 1e-11, 1e-6));
 }
 
+/// Calls `use` with a target policy, another kind for every i, of strictness `level` in [0, 1].
+template <class Use>
+void with_policy(int i, double level, Random& random, Use&& use) {
+  using namespace tokenfold::correlate;
+  switch (i % 4) {
+    case 0:
+      return use(QuantileTargets{level});
+    case 1:
+      return use(FixedTargets{random.below(6)});
+    case 2:
+      return use(RelativeTargets{level});
+    default:
+      return use(NucleusTargets{level});
+  }
+}
+
 }  // namespace support
