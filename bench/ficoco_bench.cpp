@@ -64,6 +64,19 @@ void ficoco_v_query_key_logits(benchmark::State& state) {
 }
 BENCHMARK(ficoco_v_query_key_logits)->UseManualTime()->Unit(benchmark::kMillisecond);
 
+/// The same with probabilities, the default: costs what scoring all heads costs, in row blocks.
+/// Bound: the products Q · Kᵀ of the 16 heads, without the softmax.
+void ficoco_v_query_key_probabilities(benchmark::State& state) {
+  const Matrix q = bench::gaussian(577, 1024, 1);
+  const Matrix k = bench::gaussian(577, 1024, 2);
+  const Matrix tokens = bench::gaussian(577, 1024, 3);
+  const QueryKeyAttention attention(split_heads(q, 16), split_heads(k, 16));
+  const TokenLayout layout = TokenLayout::encoder({24, 24});
+  step(state, FiCoCoV{}, Sequence(layout, attention), tokens,
+       Bound(bytes({&q, &k, &tokens}), std::vector<bench::Gemm>(16, {577, 577, 64})));
+}
+BENCHMARK(ficoco_v_query_key_probabilities)->UseManualTime()->Unit(benchmark::kMillisecond);
+
 /// A 7B decoder layer: 35 + 576 + 25 tokens, 4096 wide, 32 heads, queries and keys, logits.
 /// Bound: reading Q, K and the tokens, or the products of the discarded and of the text rows.
 void ficoco_l_query_key_logits(benchmark::State& state) {
