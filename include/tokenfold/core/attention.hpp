@@ -72,5 +72,14 @@ inline void check_attention_sizes(Index first, Index first_expected, Index secon
           " elements, got ", first, " and ", second);
 }
 
+/// out[k] = A[query, k] for k in `keys`.
+template <AttentionSource A>
+void attention_row(const A& attention, Index query, Range keys, Span<typename A::Answer> out,
+                   Workspace& workspace) {
+  const Token row = static_cast<Token>(query);
+  attention.rows(Span<const Token>(&row, 1), keys,
+                 MatrixView<typename A::Answer>(out.data(), 1, out.size()), workspace);
+}
+
 }  // namespace detail
 }  // namespace tokenfold

@@ -23,10 +23,25 @@ enum class TokenOrder {
 
 namespace detail {
 
+/// A score to rank by: one that is not finite ranks as `otherwise`.
+inline double finite_or(double score, double otherwise) {
+  return std::isfinite(score) ? score : otherwise;
+}
+
+/// Which of n ordinals are among `chosen`. Memory from `workspace`.
+inline Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) {
+  const Span<bool> taken = workspace.take_filled<bool>(n, false);
+  for (const Index v : chosen) {
+    taken[v] = true;
+  }
+  return taken;
+}
+
 /// Splits the visual tokens: the `count` highest of `partition.scores` are discarded, the others
 /// preserved, both ascending. The token of ordinal `protect` (−1: none) goes last of all.
 inline void discard_highest(const TokenLayout& layout, Index count, Partition& partition,
                             Workspace& workspace, Index protect = -1) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   Workspace::Frame frame(workspace);
   const Span<const double> scores(partition.scores);
   const Span<Index> order = workspace.take<Index>(scores.size());
@@ -35,36 +50,27 @@ inline void discard_highest(const TokenLayout& layout, Index count, Partition& p
     if (a == protect || b == protect) {
       return a != protect;
     }
-    const bool finite_a = std::isfinite(scores[a]);
-    const bool finite_b = std::isfinite(scores[b]);
-    if (finite_a != finite_b) {
-      return finite_b;
-    }
-    return finite_a && scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
+    const double rank_a = finite_or(scores[a], infinity);
+    const double rank_b = finite_or(scores[b], infinity);
+    return rank_a != rank_b ? rank_a > rank_b : a < b;
   };
   std::nth_element(order.begin(), order.begin() + count, order.end(), goes_first);
-  std::sort(order.begin(), order.begin() + count);
-  Index next = 0;
+  const Span<bool> goes = mark(scores.size(), order.subspan(0, count), workspace);
   for (Index v = 0; v < scores.size(); ++v) {
-    if (next < count && order[next] == v) {
-      partition.discarded.push_back(layout.visual()[v]);
-      ++next;
-    } else {
-      partition.preserved.push_back(layout.visual()[v]);
-    }
+    (goes[v] ? partition.discarded : partition.preserved).push_back(layout.visual()[v]);
   }
 }
 
 /// Ordinals by falling score, scores that are not finite last; the first `count` are in order, the
 /// others follow in any. Memory from `workspace`.
 inline Span<Index> rank_highest(Span<const double> scores, Index count, Workspace& workspace) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   const Span<Index> order = workspace.take<Index>(scores.size());
   std::iota(order.begin(), order.end(), Index{0});
-  const auto rank = [&](Index v) {
-    return std::isfinite(scores[v]) ? scores[v] : -std::numeric_limits<double>::infinity();
-  };
   std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](Index a, Index b) {
-    return rank(a) != rank(b) ? rank(a) > rank(b) : a < b;
+    const double rank_a = finite_or(scores[a], -infinity);
+    const double rank_b = finite_or(scores[b], -infinity);
+    return rank_a != rank_b ? rank_a > rank_b : a < b;
   });
   return order;
 }
@@ -75,15 +81,12 @@ inline void preserve_highest(const TokenLayout& layout, Index count, TokenOrder 
                              Partition& partition, Workspace& workspace) {
   Workspace::Frame frame(workspace);
   const auto best = rank_highest(partition.scores, count, workspace).subspan(0, count);
+  const Span<bool> stays = mark(layout.visual_count(), best, workspace);
   for (const Index v : best) {
     partition.preserved.push_back(layout.visual()[v]);
   }
-  std::sort(best.begin(), best.end());
-  Index next = 0;
-  for (Index v = 0; v < layout.visual_count(); ++v) {
-    if (next < count && best[next] == v) {
-      ++next;
-    } else {
+  for (Index v = 0; v < stays.size(); ++v) {
+    if (!stays[v]) {
       partition.discarded.push_back(layout.visual()[v]);
     }
   }

@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
-#include <optional>
 
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
+#include "tokenfold/filter/attention_scores.hpp"
 #include "tokenfold/filter/raster_samples.hpp"
 
 namespace tokenfold::filter {
@@ -73,12 +71,9 @@ struct AttentionOutliers {
     check();
     require(layout.cls().has_value(), "prumerge: the layout has no [CLS] row");
     Workspace::Frame frame(workspace);
-    const Range range = layout.visual_range();
-    const Span<T> row = workspace.take<T>(range.size());
+    const Span<T> row = workspace.take<T>(layout.visual_range().size());
     cls_row(sequence, row, workspace);
-    for (const Token token : layout.visual()) {
-      partition.scores.push_back(static_cast<double>(row[token - range.begin]));
-    }
+    detail::append_visual<T>(layout, row, partition.scores);
     const Index n = layout.visual_count();
 
     // `chosen`: ordinals, by falling attention first, then samples ascending; maybe with
@@ -102,7 +97,7 @@ struct AttentionOutliers {
         chosen[size++] = v;
       }
     } else {
-      const Index outliers = count_outliers(partition.scores, workspace);
+      const Index outliers = count_outliers(partition.scores, ranking);
       const Index cap = max_tokens > 0 ? std::min(max_tokens, n) : n;
       size = take_best(ranking, std::min(std::max(outlier_count(outliers, n), min_tokens), cap),
                        chosen);
@@ -126,13 +121,11 @@ struct AttentionOutliers {
 
   template <class S, class T>
   void cls_row(const S& sequence, Span<T> row, Workspace& workspace) const {
-    const Token cls = static_cast<Token>(*sequence.layout.cls());
-    const Span<const Token> rows(&cls, 1);
-    const MatrixView<T> out(row.data(), 1, row.size());
+    const Index cls = *sequence.layout.cls();
     const Range range = sequence.layout.visual_range();
     if (heads == HeadReduction::single) {
       if constexpr (requires { sequence.attention.as_single_head(); }) {
-        sequence.attention.as_single_head().rows(rows, range, out, workspace);
+        detail::attention_row(sequence.attention.as_single_head(), cls, range, row, workspace);
         return;
       } else if constexpr (requires { sequence.attention.heads(); }) {
         require(sequence.attention.heads() == 1,
@@ -143,7 +136,7 @@ struct AttentionOutliers {
     }
     require(sequence.attention.kind() == AttentionKind::probabilities,
             "prumerge: the attention must hold probabilities");
-    sequence.attention.rows(rows, range, out, workspace);
+    detail::attention_row(sequence.attention, cls, range, row, workspace);
   }
 
   static Index take_best(Span<const Index> ranking, Index count, Span<Index> chosen) {
@@ -151,27 +144,27 @@ struct AttentionOutliers {
     return count;
   }
 
-  /// How many finite scores lie above the fence.
-  Index count_outliers(Span<const double> scores, Workspace& workspace) const {
-    Workspace::Frame frame(workspace);
-    const Span<double> sorted = workspace.take<double>(scores.size());
-    const auto end = std::copy_if(scores.begin(), scores.end(), sorted.begin(),
-                                  [](double score) { return std::isfinite(score); });
-    const Index n = end - sorted.begin();
+  /// How many finite scores lie above the fence; `ranking` has them all, highest first.
+  Index count_outliers(Span<const double> scores, Span<const Index> ranking) const {
+    const Index n = std::partition_point(ranking.begin(), ranking.end(),
+                                         [&](Index v) { return std::isfinite(scores[v]); }) -
+                    ranking.begin();
     if (n == 0) {
       return 0;
     }
-    std::sort(sorted.begin(), end);
+    const auto ascending = [&](Index i) { return scores[ranking[n - 1 - i]]; };
     const auto quartile = [&](double share) {
       const double position = share * static_cast<double>(n - 1);
-      const auto below = static_cast<Index>(position);
-      const Index above = std::min(below + 1, n - 1);
-      return sorted[below] +
-             (position - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+      const auto lower = static_cast<Index>(position);
+      const double low = ascending(lower);
+      return low + (position - static_cast<double>(lower)) *
+                       (ascending(std::min(lower + 1, n - 1)) - low);
     };
     const double third = quartile(0.75);
     const double upper = third + fence * (third - quartile(0.25));
-    return end - std::upper_bound(sorted.begin(), end, upper);
+    return std::partition_point(ranking.begin(), ranking.begin() + n,
+                                [&](Index v) { return scores[v] > upper; }) -
+           ranking.begin();
   }
   Index outlier_count(Index outliers, Index n) const {
     if (count == OutlierCount::exact || n == 0) {

@@ -24,9 +24,7 @@ void append_attention_row(const S& sequence, Index query, std::vector<double>& s
   Workspace::Frame frame(workspace);
   const Range range = sequence.layout.visual_range();
   const Span<T> row = workspace.take<T>(range.size());
-  const Token token = static_cast<Token>(query);
-  sequence.attention.rows(Span<const Token>(&token, 1), range,
-                          MatrixView<T>(row.data(), 1, range.size()), workspace);
+  attention_row(sequence.attention, query, range, row, workspace);
   append_visual<T>(sequence.layout, row, scores);
 }
 

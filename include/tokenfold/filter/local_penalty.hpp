@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
-#include "tokenfold/core/layout.hpp"
-#include "tokenfold/core/workspace.hpp"
+#include "tokenfold/core/select.hpp"
 
 namespace tokenfold::filter {
 
@@ -40,6 +40,7 @@ inline void apply_local_penalty(const TokenLayout& layout, const LocalPenalty& p
   const Index windows_across = (grid.width + penalty.window_width - 1) / penalty.window_width;
   const Index windows_down = (grid.height + penalty.window_height - 1) / penalty.window_height;
 
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   Workspace::Frame frame(workspace);
   const Span<Index> highest = workspace.take_filled<Index>(windows_across * windows_down, -1);
   const Span<const Token> cells = layout.cells();
@@ -52,12 +53,9 @@ inline void apply_local_penalty(const TokenLayout& layout, const LocalPenalty& p
     const Index column = cell % grid.width / penalty.window_width;
     Index& best = highest[row * windows_across + column];
     const auto beats = [&](Index a, Index b) {
-      const bool finite_a = std::isfinite(scores[a]);
-      const bool finite_b = std::isfinite(scores[b]);
-      if (finite_a != finite_b) {
-        return finite_b;
-      }
-      return finite_a && scores[a] != scores[b] ? scores[a] > scores[b] : cells[a] < cells[b];
+      const double rank_a = detail::finite_or(scores[a], infinity);
+      const double rank_b = detail::finite_or(scores[b], infinity);
+      return rank_a != rank_b ? rank_a > rank_b : cells[a] < cells[b];
     };
     if (best < 0 || beats(v, best)) {
       best = v;

@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "tokenfold/core/workspace.hpp"
+#include "tokenfold/core/select.hpp"
 
 /// Samples spread over the raster, for filters that add some to what they chose by score. All work
 /// on visual ordinals 0 … n − 1: `chosen[0 … size)` is taken already, what is added goes behind it;
 /// the new size is returned.
 namespace tokenfold::detail {
-
-/// Which of n ordinals are among `chosen`.
-inline Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) {
-  const Span<bool> taken = workspace.take_filled<bool>(n, false);
-  for (const Index v : chosen) {
-    taken[v] = true;
-  }
-  return taken;
-}
 
 /// Adds 0, step, 2 · step, … < end where they are not taken. If that makes more than `cap`, the
 /// step grows until everything fits.

@@ -50,9 +50,7 @@ struct VisionRedundancy {
                            detail::visual_mean_weights<T>(layout, workspace), vision, workspace);
     const Span<T> global = workspace.take<T>(range.size());
     if (layout.cls()) {
-      const Token cls = static_cast<Token>(*layout.cls());
-      sequence.attention.rows(Span<const Token>(&cls, 1), range,
-                              MatrixView<T>(global.data(), 1, range.size()), workspace);
+      detail::attention_row(sequence.attention, *layout.cls(), range, global, workspace);
     } else {
       if constexpr (HasKeys<S>) {
         key_centrality(layout, keys_of(sequence), global, workspace);
