@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One attention source for whatever form of attention a file holds.
+// One attention source for whatever forms of attention a file holds.
 
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
-#include <tokenfold/core/dense_attention.hpp>
-#include <tokenfold/core/query_key_attention.hpp>
-#include <variant>
+#include <string_view>
+#include <tokenfold/registry/any_attention.hpp>
+#include <utility>
+#include <vector>
 
 #include "options.hpp"
 
@@ -18,60 +21,90 @@ using tokenfold::HeadsView;
 using tokenfold::Range;
 using tokenfold::Token;
 
-// A dense source or one of queries and keys, chosen at run time: what makes it a source is only
-// that it answers the three questions.
+// A tensor of the file as attention.
+template <class T>
+struct AttentionForm {
+  std::string name;
+  tokenfold::AnyAttention<T> source;
+};
+
+// Answers each question with the first form that holds the rows asked about. With one form it
+// refuses as that form does, with several or none by saying what the file lacks.
 template <class T>
 class FileAttention {
  public:
   using Answer = T;
-  using Dense = tokenfold::DenseAttention<T>;
-  using QueryKey = tokenfold::QueryKeyAttention<T>;
 
-  explicit FileAttention(Dense source) : source_(source) {}
-  explicit FileAttention(QueryKey source) : source_(source) {}
+  // `lacking`: what to say if no form serves. `used` collects the names of those that did.
+  FileAttention(AttentionKind kind, Range rows, std::vector<AttentionForm<T>> forms,
+                std::string lacking, std::shared_ptr<std::vector<std::string>> used)
+      : kind_(kind),
+        rows_(rows),
+        forms_(std::move(forms)),
+        lacking_(std::move(lacking)),
+        used_(std::move(used)) {}
 
-  AttentionKind kind() const {
-    return ask([](const auto& source) { return source.kind(); });
-  }
-  Range queries() const {
-    return ask([](const auto& source) { return source.queries(); });
-  }
-  Range keys() const {
-    return ask([](const auto& source) { return source.keys(); });
-  }
+  AttentionKind kind() const { return kind_; }
+  Range queries() const { return rows_; }
+  Range keys() const { return rows_; }
+
   void received(Range queries, tokenfold::Span<const T> weights, Range keys, tokenfold::Span<T> out,
                 tokenfold::Workspace& workspace) const {
-    ask([&](const auto& source) { source.received(queries, weights, keys, out, workspace); });
+    const auto& source = form([&](const auto& held) {
+      return held.queries().contains(queries) && held.keys().contains(keys);
+    });
+    source.received(queries, weights, keys, out, workspace);
   }
   void given(Range queries, Range keys, tokenfold::Span<const T> weights, tokenfold::Span<T> out,
              tokenfold::Workspace& workspace) const {
-    ask([&](const auto& source) { source.given(queries, keys, weights, out, workspace); });
+    const auto& source = form([&](const auto& held) {
+      return held.queries().contains(queries) && held.keys().contains(keys);
+    });
+    source.given(queries, keys, weights, out, workspace);
   }
   void rows(tokenfold::Span<const Token> rows, Range keys, tokenfold::MatrixView<T> out,
             tokenfold::Workspace& workspace) const {
-    ask([&](const auto& source) { source.rows(rows, keys, out, workspace); });
+    const auto& source = form([&](const auto& held) {
+      return held.keys().contains(keys) && std::all_of(rows.begin(), rows.end(), [&](Token row) {
+               return held.queries().contains(row);
+             });
+    });
+    source.rows(rows, keys, out, workspace);
   }
-  FileAttention as_single_head() const {
-    if (const auto* source = std::get_if<QueryKey>(&source_)) {
-      return FileAttention(source->as_single_head());
-    }
-    const Index heads = std::get<Dense>(source_).heads();
-    if (heads != 1) {
-      throw Error(
-          "attention as one head of the full width needs queries and keys; with "
-          "attention of " +
-          std::to_string(heads) + " heads give --set heads=mean");
-    }
-    return *this;
+
+  // The first form that has several heads, or else any.
+  Index heads() const { return most_heads().heads(); }
+  tokenfold::AnyAttention<T> head(Index h) const { return most_heads().head(h); }
+  tokenfold::AnyAttention<T> as_single_head() const {
+    return form([](const auto& held) { return held.heads() == 1 || held.key_heads().heads() > 0; })
+        .as_single_head();
   }
+  HeadsView<const T> key_heads() const { return {}; }
 
  private:
-  template <class Question>
-  auto ask(Question&& question) const {
-    return std::visit(question, source_);
+  template <class Serves>
+  const tokenfold::AnyAttention<T>& form(Serves&& serves) const {
+    for (const AttentionForm<T>& form : forms_) {
+      if (forms_.size() == 1 || serves(form.source)) {
+        if (std::find(used_->begin(), used_->end(), form.name) == used_->end()) {
+          used_->push_back(form.name);
+        }
+        return form.source;
+      }
+    }
+    throw Error(lacking_);
+  }
+  const tokenfold::AnyAttention<T>& most_heads() const {
+    const bool many = std::any_of(forms_.begin(), forms_.end(),
+                                  [](const auto& form) { return form.source.heads() > 1; });
+    return form([&](const auto& held) { return !many || held.heads() > 1; });
   }
 
-  std::variant<Dense, QueryKey> source_;
+  AttentionKind kind_;
+  Range rows_;
+  std::vector<AttentionForm<T>> forms_;
+  std::string lacking_;
+  std::shared_ptr<std::vector<std::string>> used_;
 };
 
 }  // namespace reduce_tool

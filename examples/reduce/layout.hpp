@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,12 +43,14 @@ struct ClsRow {
   }
 };
 
+}  // namespace reduce_tool
+
 // True and False are what a dump script prints for a leading [CLS] or none.
 template <>
-struct Text<ClsRow> {
+struct tokenfold::OptionText<reduce_tool::ClsRow> {
   static std::string type() { return "first|last|none|ROW"; }
-  static bool parse(std::string_view text, ClsRow& out) {
-    using Place = ClsRow::Place;
+  static bool parse(std::string_view text, reduce_tool::ClsRow& out) {
+    using Place = reduce_tool::ClsRow::Place;
     if (text == "first" || text == "True" || text == "true") {
       out = {Place::first, 0};
     } else if (text == "last") {
@@ -56,24 +59,26 @@ struct Text<ClsRow> {
       out = {Place::none, 0};
     } else {
       out.place = Place::row;
-      return detail::parse_number(text, out.row);
+      return tokenfold::detail::parse_number(text, out.row);
     }
     return true;
   }
-  static std::string write(ClsRow cls) {
+  static std::string write(reduce_tool::ClsRow cls) {
     switch (cls.place) {
-      case ClsRow::Place::first:
+      case reduce_tool::ClsRow::Place::first:
         return "first";
-      case ClsRow::Place::last:
+      case reduce_tool::ClsRow::Place::last:
         return "last";
-      case ClsRow::Place::row:
+      case reduce_tool::ClsRow::Place::row:
         return std::to_string(cls.row);
-      case ClsRow::Place::none:
+      case reduce_tool::ClsRow::Place::none:
         break;
     }
     return "none";
   }
 };
+
+namespace reduce_tool {
 
 struct LayoutOptions {
   std::optional<Grid> grid;
@@ -81,6 +86,7 @@ struct LayoutOptions {
   std::optional<Index> visual_begin;
   std::optional<Index> visual_count;
   std::optional<Index> text_after;
+  std::optional<Index> frames;
 
   void declare(Options& options) {
     options.add("grid", grid,
@@ -88,14 +94,17 @@ struct LayoutOptions {
     options.add("cls", cls,
                 "row of [CLS]; auto: metadata cls, else first if one row more than patches");
     options.add("visual_begin", visual_begin,
-                "first visual row; auto: metadata visual_begin or image_token_start_index, else "
-                "derived");
+                "first visual row; auto: metadata visual_begin, image_token_start_index or "
+                "vision_token_start_index, else derived");
     options.add("visual_count", visual_count,
-                "number of visual rows; auto: metadata visual_count, v_tokens or "
-                "image_token_length, else derived");
+                "number of visual rows; auto: metadata visual_count, v_tokens, image_token_length, "
+                "vision_token_length or n_patches, else derived");
     options.add("text_after", text_after,
                 "number of text rows right after the visual ones; auto: metadata text_after or "
                 "text_tokens, else derived");
+    options.add("frames", frames,
+                "frames of a video, each a grid; auto: metadata frames (with rows and cols as the "
+                "grid), else 1");
   }
 };
 
@@ -107,7 +116,7 @@ void default_from_metadata(const safetensors::File& file, std::initializer_list<
   for (const char* key : keys) {
     const auto found = file.metadata.find(key);
     if (!option && found != file.metadata.end()) {
-      Text<std::optional<T>>::parse(found->second, option);
+      OptionText<std::optional<T>>::parse(found->second, option);
     }
   }
 }
@@ -145,6 +154,24 @@ inline std::vector<Token> read_cells(const safetensors::File& file) {
   return cells;
 }
 
+// `excluded_indices`: rows that are padding; the others keep their cells.
+inline void mark_padding(const safetensors::File& file, Range visual, std::vector<Token>& cells) {
+  const auto found = file.tensors.find("excluded_indices");
+  if (found == file.tensors.end()) return;
+  if (cells.empty()) {
+    cells.resize(static_cast<std::size_t>(visual.size()));
+    std::iota(cells.begin(), cells.end(), Token{0});
+  }
+  for (const std::int64_t row : found->second.int64s()) {
+    if (!visual.contains(static_cast<Index>(row)) ||
+        static_cast<std::size_t>(static_cast<Index>(row) - visual.begin) >= cells.size()) {
+      throw Error("tensor excluded_indices: row " + std::to_string(row) + " is not visual");
+    }
+    cells[static_cast<std::size_t>(static_cast<Index>(row) - visual.begin)] =
+        tokenfold::padding_cell;
+  }
+}
+
 // [ text | visual | text ]: two of the three counts give the third.
 inline void complete_decoder(LayoutOptions& o, Index rows) {
   if (!o.visual_count) {
@@ -165,7 +192,9 @@ inline void complete_encoder(LayoutOptions& o, Index rows, bool needs_cls) {
   if (!o.text_after) o.text_after = 0;
   const Index others = rows - *o.text_after;
   const ClsRow first{ClsRow::Place::first, 0};
-  if (!o.visual_count && o.grid && o.grid->cells() > 0) o.visual_count = o.grid->cells();
+  if (!o.visual_count && o.grid && o.grid->cells() > 0) {
+    o.visual_count = o.frames.value_or(1) * o.grid->cells();
+  }
   if (!o.cls) {
     if (o.visual_count) {
       o.cls = others == *o.visual_count + 1 && o.visual_begin.value_or(1) == 1 ? first : ClsRow{};
@@ -193,14 +222,31 @@ inline void complete_encoder(LayoutOptions& o, Index rows, bool needs_cls) {
 
 }  // namespace detail
 
+// An LLM's rows, with text around the visual ones, say where those begin.
+inline bool has_text_around(const safetensors::File& file) {
+  return file.metadata.contains("image_token_start_index") ||
+         file.metadata.contains("vision_token_start_index");
+}
+
 // Fills in whatever `options` leaves open and builds the layout of `rows` rows.
 inline TokenLayout resolve_layout(const safetensors::File& file, Index rows, bool decoder,
                                   bool needs_cls, LayoutOptions& options) {
   default_from_metadata(file, {"grid"}, options.grid);
+  default_from_metadata(file, {"frames"}, options.frames);
+  if (options.frames && !options.grid) {
+    std::optional<Index> height;
+    std::optional<Index> width;
+    default_from_metadata(file, {"rows"}, height);
+    default_from_metadata(file, {"cols"}, width);
+    if (height && width) options.grid = Grid{*height, *width};
+  }
   default_from_metadata(file, {"cls"}, options.cls);
-  default_from_metadata(file, {"visual_begin", "image_token_start_index"}, options.visual_begin);
-  default_from_metadata(file, {"visual_count", "v_tokens", "image_token_length"},
-                        options.visual_count);
+  default_from_metadata(file,
+                        {"visual_begin", "image_token_start_index", "vision_token_start_index"},
+                        options.visual_begin);
+  default_from_metadata(
+      file, {"visual_count", "v_tokens", "image_token_length", "vision_token_length", "n_patches"},
+      options.visual_count);
   default_from_metadata(file, {"text_after", "text_tokens"}, options.text_after);
 
   tokenfold::LayoutDescription d;
@@ -210,9 +256,11 @@ inline TokenLayout resolve_layout(const safetensors::File& file, Index rows, boo
     options.visual_count = static_cast<Index>(d.cells.size());
   }
   // Before anything is added up, so that nothing can overflow.
-  for (const auto& count : {options.visual_begin, options.visual_count, options.text_after}) {
+  const auto counts = {options.visual_begin, options.visual_count, options.text_after,
+                       options.frames};
+  for (const auto& count : counts) {
     if (count && (*count < 0 || *count > rows)) {
-      throw Error("visual_begin, visual_count and text_after must lie in [0, " +
+      throw Error("visual_begin, visual_count, text_after and frames must lie in [0, " +
                   std::to_string(rows) + "], got " + std::to_string(*count));
     }
   }
@@ -237,7 +285,9 @@ inline TokenLayout resolve_layout(const safetensors::File& file, Index rows, boo
       throw Error("grid_positions are cells of an unknown grid: give --set grid=HxW");
     }
   }
+  detail::mark_padding(file, d.visual, d.cells);
   d.grid = *options.grid;
+  d.frames = options.frames.value_or(1);
   return TokenLayout(d);
 }
 

@@ -25,11 +25,13 @@ struct CommandLine {
 void declare(CLI::App& app, CommandLine& line) {
   app.description("Reduces the visual tokens of a safetensors file by a published method.");
   app.footer(
-      "IN holds tokens [P, D] and attention [H, P, P], head_mean_logits or logits [P, P],\n"
-      "cls_attention_heads [H, N], attention_last [H, P], queries and keys [H, P, d], or\n"
-      "queries_cls [1, D] and keys; optionally grid_positions [N] and sizes_in [P]. What the rows\n"
-      "are is read from the metadata (visual_begin or image_token_start_index, visual_count,\n"
-      "v_tokens or image_token_length, text_after or text_tokens, grid, cls, causal, kind)\n"
+      "IN holds tokens [P, D] and what the method reads: attention [H, P, P], head_mean_logits\n"
+      "or logits [P, P], cls_attention_heads [H, N], attention_last [H, P], queries and keys\n"
+      "[H, P, d], queries_last [H, d] or queries_cls [1, D] and keys; values, image_embeds or\n"
+      "vision_embeds, text_embeds, embeds or rater_indices, sizes_in [P], grid_positions [N],\n"
+      "excluded_indices.\n"
+      "What the rows are is read from the metadata (visual_begin, visual_count, text_after or the\n"
+      "golden files' names for them, grid, frames, crops, cls, causal, kind)\n"
       "where --set does not say it. Parameters of the method are never read from the\n"
       "file. The exit code is 0 or 1.");
   reduce_tool::Request& request = line.request;
@@ -59,7 +61,7 @@ void run(const CommandLine& line) {
   } else if (line.out.empty()) {
     throw reduce_tool::Error("METHOD, IN and OUT are needed; see --help");
   } else {
-    reduce_tool::find_method(line.request.method);  // a typo should not cost reading a file
+    tokenfold::make_reducer(line.request.method);  // a typo should not cost reading a file
     safetensors::save(line.out, reduce_tool::reduce(safetensors::load(line.in), line.request));
   }
 }

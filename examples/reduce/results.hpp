@@ -12,10 +12,23 @@
 #include <string>
 #include <vector>
 
-#include "reducer.hpp"
+#include "layout.hpp"
 #include "tensors.hpp"
 
 namespace reduce_tool {
+
+// Order of `discarded_indices`, and with them of the rows of `target_*`.
+enum class DiscardedOrder { row, score };
+constexpr auto enum_names(DiscardedOrder) {
+  return tokenfold::enum_names_of<DiscardedOrder>(
+      {{"row", DiscardedOrder::row}, {"score", DiscardedOrder::score}});
+}
+
+// What planning leaves behind.
+struct Decision {
+  tokenfold::ReductionPlan plan;
+  tokenfold::Workspace workspace;  // with the partition and the correlation
+};
 
 namespace detail {
 
@@ -65,10 +78,10 @@ class PlanEntries {
   std::map<Token, Index> rows_;  // the first one of a token that is preserved twice
 };
 
-// All links that carry something, by source, then target. Self-preserving: the weight is the share
-// α of the source, W[target, source] / W[target, target]; a share that goes to a discarded target
-// is lost, so that W has no entry. Otherwise it is the entry of W.
-inline std::vector<Link> final_links(const Decision& decision, bool self_preserving) {
+// All links, by source, then target, each with what the target takes of the source for every part
+// of itself, W[target, source] / W[target, target]: FiCoCo's share α. A share that goes to a
+// discarded target is lost, so that W has no entry.
+inline std::vector<Link> final_links(const Decision& decision) {
   const tokenfold::Correlation& correlation = decision.workspace.correlation;
   const PlanEntries entries(decision.plan);
   std::vector<Link> links;
@@ -80,9 +93,9 @@ inline std::vector<Link> final_links(const Decision& decision, bool self_preserv
       Link link{correlation.source(i), correlation.targets(i)[l], 0, strengths[l]};
       const Index row = entries.row(link.target);
       if (row >= 0) {
-        link.weight = entries.weight(row, link.source);
-        if (self_preserving) link.weight /= entries.weight(row, link.target);
-      } else if (self_preserving && total > 0 && std::isfinite(total)) {
+        const double own = entries.weight(row, link.target);
+        link.weight = entries.weight(row, link.source) / (own > 0 ? own : 1);
+      } else if (link.target >= 0 && total > 0 && std::isfinite(total)) {
         link.weight = strengths[l] / total;
       }
       links.push_back(link);
@@ -177,49 +190,40 @@ inline void write_plan(Writer& writer, const tokenfold::ReductionPlan& plan, Ran
 
 }  // namespace detail
 
-// Everything but `output` and `sizes_out`. Row numbers are those of `tokens`.
+// Everything that follows from the decision alone. Row numbers are those of `tokens`.
 inline void write_decision(Writer& writer, const Decision& decision, const TokenLayout& layout,
                            const tokenfold::ReductionPlan& plan, Range rows,
-                           const Reports& reports) {
+                           DiscardedOrder discarded_order) {
   using namespace detail;
   const tokenfold::Partition& partition = decision.workspace.partition;
+  const bool scored = static_cast<Index>(partition.scores.size()) == layout.visual_count();
   write_plan(writer, plan, rows);
   writer.numbers("scores", partition.scores);
-  if (!decision.scores_before_penalty.empty()) {
-    writer.numbers("scores_before_penalty", decision.scores_before_penalty);
-  }
   Integers discarded = integers(partition.discarded);
-  if (reports.discarded_order == DiscardedOrder::score) {
+  if (discarded_order == DiscardedOrder::score && scored) {
     discarded = by_score(layout, partition, discarded, false);
   }
   writer.integers("discarded_indices", discarded);
-
-  const std::vector<Link> links = final_links(decision, reports.self_preserving);
-  write_links(writer, links);
-  const PlanEntries entries(decision.plan);
-  if (reports.self_preserving) {
-    // Rows before the range are special rows, which every plan has at its start.
-    const LinkTable table =
-        link_table(links, discarded, &Link::source, &Link::target, entries, rows.begin);
-    writer.integers("target_indices", table.shape, table.tokens);
-    writer.integers("target_rows", table.shape, table.rows);
-    writer.numbers("target_weights", table.shape, table.weights);
-  }
-  if (reports.neighbours) {
-    const LinkTable table = link_table(links, integers(partition.preserved), &Link::target,
-                                       &Link::source, entries, rows.begin);
-    writer.integers("neighbour_indices", table.shape, table.tokens);
-  }
-  if (reports.patches) {
-    Integers patches;
-    for (const Token row : partition.preserved) patches.push_back(layout.ordinal(row));
-    writer.integers("kept_patches", patches);
-    writer.numbers("cls_attention", partition.scores);
-  }
-  if (reports.ranking) {
+  Integers patches;
+  for (const Token row : partition.preserved) patches.push_back(layout.ordinal(row));
+  writer.integers("kept_patches", patches);
+  if (scored) {
     writer.integers("top_indices",
                     by_score(layout, partition, integers(partition.preserved), true));
   }
+
+  const std::vector<Link> links = final_links(decision);
+  write_links(writer, links);
+  const PlanEntries entries(decision.plan);
+  // Rows before the range are special rows, which every plan has at its start.
+  const LinkTable targets =
+      link_table(links, discarded, &Link::source, &Link::target, entries, rows.begin);
+  writer.integers("target_indices", targets.shape, targets.tokens);
+  writer.integers("target_rows", targets.shape, targets.rows);
+  writer.numbers("target_weights", targets.shape, targets.weights);
+  const LinkTable neighbours = link_table(links, integers(partition.preserved), &Link::target,
+                                          &Link::source, entries, rows.begin);
+  writer.integers("neighbour_indices", neighbours.shape, neighbours.tokens);
 }
 
 }  // namespace reduce_tool

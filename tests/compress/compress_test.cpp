@@ -95,8 +95,20 @@ TEST_F(SelfPreservingTest, the_recycled_share_has_a_limit) {
   EXPECT_TRUE(plan(SelfPreserving{.max_recycled_share = 0}).selects_only());
 }
 
-TEST_F(SelfPreservingTest, strengths_that_do_not_sum_to_a_positive_number_give_nothing) {
-  for (const double bad : {nan, infinity, -infinity, -1.0, -2.0}) {
+TEST_F(SelfPreservingTest, negative_strengths_count_as_none) {
+  correlation_.begin_source(2);
+  correlation_.link(1, 1);
+  correlation_.link(3, -5);
+  correlation_.begin_source(5);
+  correlation_.link(0, -1);
+  const ReductionPlan p = plan(SelfPreserving{});
+  EXPECT_TRUE(support::close(support::dense_weights(p).row(1), {0, 0.5, 0.5, 0, 0, 0}, 1e-7));
+  EXPECT_TRUE(support::close(support::dense_weights(p).row(2), {0, 0, 0, 1, 0, 0}, 1e-7));
+  EXPECT_TRUE(support::close(support::dense_weights(p).row(0), {1, 0, 0, 0, 0, 0}, 1e-7));
+}
+
+TEST_F(SelfPreservingTest, strengths_that_are_not_finite_give_nothing) {
+  for (const double bad : {nan, infinity, -infinity}) {
     correlation_.clear();
     correlation_.begin_source(2);
     correlation_.link(1, 1);

@@ -258,8 +258,8 @@ TEST(LayoutTest, cells_outside_the_grid_are_refused) {
   auto d = image_2x2();
   d.cells = {0, 1, 2, 4};
   expect_refused(d, "layout: grid cell 4 does not exist on a grid of 2 x 2");
-  d.cells = {0, 1, 2, -2};
-  expect_refused(d, "layout: grid cell -2 does not exist on a grid of 2 x 2");
+  d.cells = {0, 1, 2, -3};
+  expect_refused(d, "layout: grid cell -3 does not exist on a grid of 2 x 2");
   const std::vector<Token> cells = {0, 4};
   expect_error([&] { TokenLayout::decoder(0, cells, 0, {2, 2}); }, "grid cell 4 does not exist");
 }

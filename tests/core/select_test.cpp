@@ -26,7 +26,7 @@ Partition select(const std::vector<double>& scores, Index count, Index text_befo
   Workspace workspace;
   Partition partition;
   partition.scores = scores;
-  tokenfold::detail::discard_highest(layout, count, partition, workspace);
+  tokenfold::discard_highest(layout, count, partition, workspace);
   return partition;
 }
 
@@ -98,7 +98,7 @@ TEST(SelectTest, rows_are_those_of_a_layout_with_gaps) {
   Workspace workspace;
   Partition partition;
   partition.scores = {1, 3, 2};
-  tokenfold::detail::discard_highest(layout, 1, partition, workspace);
+  tokenfold::discard_highest(layout, 1, partition, workspace);
   EXPECT_EQ(numbers(partition.discarded), (Numbers{3}));
   EXPECT_EQ(numbers(partition.preserved), (Numbers{1, 5}));
 }

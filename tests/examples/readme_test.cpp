@@ -17,34 +17,44 @@ std::string read(const std::string& path) {
   return text.str();
 }
 
-/// The lines between the markers, without the indentation that they all share.
-std::string marked_sample() {
-  std::istringstream source(read("examples/quickstart/quickstart.cpp"));
+/// The lines between the markers, without the `indentation` that they all share.
+std::string marked_sample(const std::string& path, const std::string& marker,
+                          const std::string& indentation) {
+  std::istringstream source(read(path));
   std::string sample;
   bool inside = false;
   for (std::string line; std::getline(source, line);) {
-    if (line.find("// [/quickstart]") != std::string::npos) {
+    if (line.find("// [/" + marker + "]") != std::string::npos) {
       return sample;
     }
     if (inside) {
-      sample += (line.rfind("  ", 0) == 0 ? line.substr(2) : line) + "\n";
+      sample += (line.rfind(indentation, 0) == 0 ? line.substr(indentation.size()) : line) + "\n";
     }
-    inside = inside || line.find("// [quickstart]") != std::string::npos;
+    inside = inside || line.find("// [" + marker + "]") != std::string::npos;
   }
   return "";
 }
-
-TEST(Readme, sample_is_the_quickstart_example) {
-  const std::string sample = marked_sample();
-  ASSERT_FALSE(sample.empty());
-  EXPECT_NE(read("README.md").find("```cpp\n" + sample + "```"), std::string::npos)
-      << "the README must show exactly:\n"
-      << sample;
+std::string quickstart() {
+  return marked_sample("examples/quickstart/quickstart.cpp", "quickstart", "  ");
+}
+std::string own_method() {
+  return marked_sample("examples/own_method/own_method.cpp", "own-method", "");
 }
 
-TEST(Readme, sample_is_short) {
-  const std::string sample = marked_sample();
-  EXPECT_LE(std::count(sample.begin(), sample.end(), '\n'), 15);
+TEST(Readme, samples_are_those_of_the_examples) {
+  for (const std::string& sample : {quickstart(), own_method()}) {
+    ASSERT_FALSE(sample.empty());
+    EXPECT_NE(read("README.md").find("```cpp\n" + sample + "```"), std::string::npos)
+        << "the README must show exactly:\n"
+        << sample;
+  }
+}
+
+TEST(Readme, samples_are_short) {
+  const std::string first = quickstart();
+  EXPECT_LE(std::count(first.begin(), first.end(), '\n'), 15);
+  const std::string method = own_method();
+  EXPECT_LE(std::count(method.begin(), method.end(), '\n'), 34);
 }
 
 TEST(Readme, pictures_and_files_it_names_exist) {

@@ -31,12 +31,10 @@ class EViTGolden : public testing::TestWithParam<std::string> {
 
   template <class T, class S>
   void check(const S& sequence) const {
-    tokenfold::EViTWithoutFusion without;
-    without.filter.order = tokenfold::TokenOrder::score;
+    tokenfold::EViT method = tokenfold::evit_released();
+    method.compress.fuse = fuse();
     const reference::Matrix tokens = file_.matrix("tokens");
-    const Outcome outcome =
-        fuse() ? support::run<T>(tokenfold::evit_released(), sequence, budget(), tokens)
-               : support::run<T>(without, sequence, budget(), tokens);
+    const Outcome outcome = support::run<T>(method, sequence, budget(), tokens);
     std::vector<Index> kept = file_.indices("kept_indices");
     if (fuse()) {
       kept.push_back(tokenfold::no_token);

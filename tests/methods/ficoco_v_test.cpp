@@ -48,7 +48,7 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
              << c.layout.visual_count() << " tokens, discard " << c.discard << ", "
              << (c.direction == AttentionDirection::given ? "given" : "received") << ", "
              << (c.kind == AttentionKind::logits ? "logits" : "probabilities") << ", window "
-             << c.penalty.window_height << "x" << c.penalty.window_width << " by "
+             << c.penalty.window.height << "x" << c.penalty.window.width << " by "
              << c.penalty.coefficient << ", cls " << c.layout.cls().value_or(-1)
              << (c.normalization == ScoreNormalization::l2 ? ", l2" : "");
 }
@@ -127,8 +127,8 @@ void check(const Case& c, const Targets& targets, Random& random) {
   options.normalization = c.normalization == ScoreNormalization::l2
                               ? reference::ScoreNormalization::l2
                               : reference::ScoreNormalization::none;
-  options.penalty = {static_cast<std::size_t>(c.penalty.window_height),
-                     static_cast<std::size_t>(c.penalty.window_width), c.penalty.coefficient};
+  options.penalty = {static_cast<std::size_t>(c.penalty.window.height),
+                     static_cast<std::size_t>(c.penalty.window.width), c.penalty.coefficient};
   options.targets = support::target_policy(targets);
   options.max_recycled_share = c.max_recycled_share;
   const auto solve = [&](const reference::Matrix& a) {
@@ -246,7 +246,7 @@ TEST_F(FiCoCoVRefusals, options_out_of_range_are_named) {
   method.filter.penalty.coefficient = 0.5;
   EXPECT_EQ(message(method), "local penalty: coefficient must be at least 1, got 0.5");
   method = {};
-  method.filter.penalty.window_width = 0;
+  method.filter.penalty.window.width = 0;
   EXPECT_EQ(message(method), "local penalty: bad window 2 x 0");
   method = {};
   method.compress.max_recycled_share = -0.25;

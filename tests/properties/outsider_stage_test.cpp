@@ -54,9 +54,9 @@ struct SmallestNorm {
       partition.scores.push_back(
           -static_cast<double>(sequence.features.map().row(row).squaredNorm()));
     }
-    tokenfold::detail::discard_highest(sequence.layout,
-                                       budget.discard_count(sequence.layout.visual_count()),
-                                       partition, workspace);
+    tokenfold::discard_highest(sequence.layout,
+                               budget.discard_count(sequence.layout.visual_count()), partition,
+                               workspace);
   }
 };
 
@@ -246,7 +246,8 @@ TEST(OutsiderStage, a_faulty_filter_is_refused) {
     using Method = tokenfold::Pipeline<Faulty, tokenfold::correlate::DirectAttention<>,
                                        tokenfold::compress::SelfPreserving>;
     Method method;
-    method.filter.decision = {std::move(preserved), std::move(discarded), {}};
+    method.filter.decision.preserved = std::move(preserved);
+    method.filter.decision.discarded = std::move(discarded);
     return support::refusal([&] {
       (void)method.plan(tokenfold::Sequence(layout, DistanceAttention{5}), Budget::keep(2));
     });

@@ -232,8 +232,8 @@ TEST(FiCoCoVLSteps, sum_to_the_budget_and_differ_by_one_at_most) {
         tokenfold::FiCoCoVL method;
         method.encoder_share = share;
         const auto steps = method.steps(visual, Budget::keep(keep));
-        ASSERT_EQ(steps.encoder.size(), 24u);
-        ASSERT_EQ(steps.decoder.size(), 32u);
+        ASSERT_EQ(steps.encoder.size(), 24);
+        ASSERT_EQ(steps.decoder.size(), 32);
         const Index in_encoder =
             std::accumulate(steps.encoder.begin(), steps.encoder.end(), Index{0});
         const Index in_decoder =
@@ -244,8 +244,8 @@ TEST(FiCoCoVLSteps, sum_to_the_budget_and_differ_by_one_at_most) {
         for (const auto& [layers, first] : {std::pair{steps.encoder, 11}, {steps.decoder, 3}}) {
           EXPECT_EQ(std::count(layers.begin(), layers.begin() + first, 0), first);
           EXPECT_TRUE(std::is_sorted(layers.begin() + first, layers.end(), std::greater<>()));
-          EXPECT_LE(layers[static_cast<std::size_t>(first)] - layers.back(), 1);
-          EXPECT_GE(layers.back(), 0);
+          EXPECT_LE(layers[first] - layers.end()[-1], 1);
+          EXPECT_GE(layers.end()[-1], 0);
         }
       }
     }

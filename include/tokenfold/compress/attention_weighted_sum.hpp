@@ -24,6 +24,12 @@ struct AttentionWeightedSum {
   /// Append the synthetic token (only if anything was discarded).
   bool extra_token = true;
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("rule", rule, "sum, or weighted mean");
+    visit("extra_token", extra_token, "append the sum of what was discarded");
+  }
+
   template <HasLayout S>
   void operator()(const S& sequence, const Partition& partition, const Correlation& correlation,
                   PlanWriter& writer, Workspace& workspace) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "tokenfold/compress/links_by_target.hpp"
@@ -14,7 +15,8 @@ namespace tokenfold::compress {
 ///   α_ij = C[i, j] / Σ_{j' ∈ J_i} C[i, j']
 ///   x_j  ← (x_j + Σ_i α_ij x_i) / (1 + Σ_i α_ij)
 ///
-/// A source whose strengths do not sum to a positive finite number gives nothing: it is dropped.
+/// Negative strengths (cosines) count as none. A source without a positive one, or with one that
+/// is not finite, gives nothing: it is dropped.
 struct SelfPreserving {
   /// sum: x_j ← x_j + Σ_i α_ij x_i, not divided (the authors' FiCoCo-L code).
   Aggregate rule = Aggregate::mean;
@@ -22,6 +24,13 @@ struct SelfPreserving {
   /// the α of that token are scaled down. 1: no limit. The paper says that a preserved token keeps
   /// at least half of itself, which holds only while Σα ≤ 1; 0.5 makes it true. Only for the mean.
   double max_recycled_share = 1;
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("rule", rule, "mean: divide by 1 + what came in; sum: do not");
+    visit("max_recycled_share", max_recycled_share,
+          "most that recycled tokens may make up of a preserved one (rule=mean)");
+  }
 
   template <HasLayout S>
   void operator()(const S& sequence, const Partition& partition, const Correlation& correlation,
@@ -32,7 +41,7 @@ struct SelfPreserving {
     for (Index i = 0; i < total.size(); ++i) {
       double sum = 0;
       for (const double strength : correlation.strengths(i)) {
-        sum += strength;
+        sum += std::isfinite(strength) ? std::max(0.0, strength) : strength;
       }
       total[i] = std::isfinite(sum) && sum > 0 ? sum : 0;
     }

@@ -15,8 +15,8 @@ inline void prefetch(const void* address) {
 }
 
 /// sum += factor · row, asking on the way for `later`, a row of the same length that will be needed
-/// soon. The loop body is a chunk of fixed length: on rows of 576 floats that took 0.87 ms where the
-/// same expression over a length known only at run time took 1.13 ms, without asking 1.3 ms.
+/// soon. The loop body is a chunk of fixed length: on rows of 576 floats that took 0.87 ms where
+/// the same expression over a length known only at run time took 1.13 ms, without asking 1.3 ms.
 template <class T>
 void add_scaled(Accumulator<T> factor, const T* row, const T* later, Span<Accumulator<T>> sum) {
   using Acc = Accumulator<T>;

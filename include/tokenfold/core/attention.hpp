@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "tokenfold/core/options.hpp"
 #include "tokenfold/core/views.hpp"
 #include "tokenfold/core/workspace.hpp"
 
@@ -21,13 +22,24 @@ namespace tokenfold {
 /// What a source holds: softmax probabilities (rows sum to 1 over all keys), or the scaled scores
 /// q·k/√d before mask and softmax.
 enum class AttentionKind { probabilities, logits };
+constexpr auto enum_names(AttentionKind) {
+  return enum_names_of<AttentionKind>(
+      {{"probabilities", AttentionKind::probabilities}, {"logits", AttentionKind::logits}});
+}
 
 /// Which way attention between two tokens is read: how much a token *receives* from the others,
 /// A[j, i], or how much it *gives* to them, A[i, j].
 enum class AttentionDirection { received, given };
+constexpr auto enum_names(AttentionDirection) {
+  return enum_names_of<AttentionDirection>(
+      {{"received", AttentionDirection::received}, {"given", AttentionDirection::given}});
+}
 
 /// Whether a term is averaged or summed over the tokens it runs over.
 enum class Aggregate { mean, sum };
+constexpr auto enum_names(Aggregate) {
+  return enum_names_of<Aggregate>({{"mean", Aggregate::mean}, {"sum", Aggregate::sum}});
+}
 
 // clang-format off
 template <class A>

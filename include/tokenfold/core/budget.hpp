@@ -3,12 +3,18 @@
 
 #include <cmath>
 
+#include "tokenfold/core/options.hpp"
 #include "tokenfold/core/types.hpp"
 
 namespace tokenfold {
 
 /// How a ratio becomes a count. `nearest_even` is what numpy, torch and Python round to.
 enum class Rounding { nearest_even, floor, ceil };
+constexpr auto enum_names(Rounding) {
+  return enum_names_of<Rounding>({{"nearest_even", Rounding::nearest_even},
+                                  {"floor", Rounding::floor},
+                                  {"ceil", Rounding::ceil}});
+}
 
 /// How many visual tokens a reduction preserves: an exact number that is known before any token
 /// exists, because engines lay out placeholders when they tokenise. Synthetic tokens (an extra

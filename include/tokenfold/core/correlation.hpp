@@ -25,7 +25,10 @@ class Correlation {
     sources_.push_back(source);
     ends_.push_back(static_cast<Token>(targets_.size()));
   }
-  /// Ties the current source to the visual token in row `target`.
+  /// The target that is synthetic token g = 0, 1, … of the compress stage rather than a row.
+  static constexpr Token extra_token(Index g) { return static_cast<Token>(-1 - g); }
+
+  /// Ties the current source to the visual token in row `target`, or to an `extra_token`.
   void link(Token target, double strength) {
     assert(!sources_.empty());
     targets_.push_back(target);

@@ -39,6 +39,10 @@ class DenseAttention {
   Range queries() const { return {options_.first_query, options_.first_query + heads_.tokens()}; }
   Range keys() const { return {options_.first_key, options_.first_key + heads_.dim()}; }
   Index heads() const { return heads_.heads(); }
+  /// Head h alone.
+  DenseAttention head(Index h) const {
+    return DenseAttention(HeadsView<const Element>(heads_.head(h)), options_);
+  }
 
   void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
                 Workspace& workspace) const {

@@ -9,6 +9,9 @@
 
 namespace tokenfold {
 
+/// In `LayoutDescription::cells`: this row is padding, which every reduction drops.
+inline constexpr Token padding_cell = -2;
+
 /// Where the rows of [CLS] and of registers stand in an encoder's sequence.
 enum class ClsToken { first, last, none };
 
@@ -20,10 +23,13 @@ struct LayoutDescription {
   Range visual = {};
   /// Patch grid. {0, 0}: none known; stages that need neighbours then refuse.
   Grid grid = {};
+  /// Frames of a video, each a `grid` of its own: cell c lies in frame c / grid.cells().
+  Index frames = 1;
   /// Row of [CLS], anywhere outside or inside `visual` (inside: give `cells`, with −1 for it).
   std::optional<Index> cls = {};
   /// One entry per row of `visual`: the grid cell of that row, −1 = this row is not a patch (a
-  /// special token, an image separator, padding). Empty: row `visual.begin + i` is cell i.
+  /// special token, an image separator) and passes through, `padding_cell` = it is nothing at all
+  /// and is dropped. Empty: row `visual.begin + i` is cell i.
   std::vector<Token> cells = {};
   /// Rows of text before and after the image; rows that are neither are special tokens.
   Range text_before = {};
@@ -57,6 +63,9 @@ class TokenLayout {
   static TokenLayout decoder(Index text_before, Span<const Token> cells, Index text_after,
                              Grid grid);
 
+  /// A video: `frames` frames of `grid` patches, frame by frame, row by row.
+  static TokenLayout video(Index frames, Grid grid);
+
   /// P, all rows.
   Index tokens() const { return tokens_; }
   /// N, the visual tokens.
@@ -80,13 +89,25 @@ class TokenLayout {
 
   Grid grid() const { return grid_; }
   bool has_grid() const { return grid_.cells() > 0; }
+  /// Frames of a video, 1 for an image.
+  Index frames() const { return frames_; }
+  /// The frame of a grid cell; 0 for a token without a cell.
+  Index frame_of(Token cell) const { return has_grid() && cell >= 0 ? cell / grid_.cells() : 0; }
+  /// Rows of padding, ascending: not visual tokens, and dropped by every reduction.
+  Span<const Token> padding() const { return padding_; }
   std::optional<Index> cls() const { return cls_; }
   Range text_before() const { return text_before_; }
   Range text_after() const { return text_after_; }
 
+  /// The same sequence with one frame as an image of its own: only the visual tokens of `ordinals`,
+  /// all of the same frame, are visual, and cells are numbered within the frame. The other visual
+  /// tokens pass for special rows.
+  TokenLayout frame_alone(Range ordinals) const;
+
  private:
   friend class Survivors;
 
+  Index all_cells() const { return frames_ * grid_.cells(); }
   void check() const;
   void check_grid() const;
 
@@ -94,7 +115,9 @@ class TokenLayout {
   std::vector<Token> visual_;
   std::vector<Token> cells_;
   Range visual_range_;
+  std::vector<Token> padding_;
   Grid grid_;
+  Index frames_ = 1;
   std::optional<Index> cls_;
   Range text_before_;
   Range text_after_;
@@ -103,6 +126,7 @@ class TokenLayout {
 inline TokenLayout::TokenLayout(const LayoutDescription& d)
     : tokens_(d.tokens),
       grid_(d.grid),
+      frames_(d.frames),
       cls_(d.cls),
       text_before_(d.text_before),
       text_after_(d.text_after) {
@@ -114,9 +138,9 @@ inline TokenLayout::TokenLayout(const LayoutDescription& d)
   const auto rows = static_cast<std::size_t>(d.visual.size());
   require(d.cells.empty() || d.cells.size() == rows, "layout: ", d.cells.size(),
           " cells were given for ", rows, " visual rows");
-  require(!d.cells.empty() || !has_grid() || d.visual.size() == d.grid.cells(), "layout: ", rows,
-          " visual rows do not fill a grid of ", d.grid.height, " x ", d.grid.width,
-          "; give cells for an incomplete grid");
+  require(!d.cells.empty() || !has_grid() || d.visual.size() == all_cells(), "layout: ", rows,
+          " visual rows do not fill ", frames_ == 1 ? "a grid of " : "the frames of ",
+          d.grid.height, " x ", d.grid.width, "; give cells for an incomplete grid");
   visual_.reserve(rows);
   cells_.reserve(rows);
   for (Index i = 0; i < d.visual.size(); ++i) {
@@ -124,6 +148,10 @@ inline TokenLayout::TokenLayout(const LayoutDescription& d)
     const Token cell = d.cells.empty() ? own_cell : d.cells[static_cast<std::size_t>(i)];
     if (cell == no_token && !d.cells.empty()) {
       continue;  // named as "not a patch"
+    }
+    if (cell == padding_cell) {
+      padding_.push_back(static_cast<Token>(d.visual.begin + i));
+      continue;
     }
     visual_.push_back(static_cast<Token>(d.visual.begin + i));
     cells_.push_back(cell);
@@ -136,14 +164,17 @@ inline TokenLayout::TokenLayout(const LayoutDescription& d)
 inline void TokenLayout::check_grid() const {
   require(grid_.height >= 0 && grid_.width >= 0, "layout: negative grid ", grid_.height, " x ",
           grid_.width);
+  require(frames_ >= 1 && (frames_ == 1 || has_grid()), "layout: ", frames_,
+          " frames need a patch grid");
 }
 
 inline void TokenLayout::check() const {
   const Range all{0, tokens_};
-  std::vector<bool> taken(static_cast<std::size_t>(grid_.cells()), false);
+  std::vector<bool> taken(static_cast<std::size_t>(all_cells()), false);
   for (const Token cell : cells_) {
-    require(cell >= no_token && (!has_grid() || cell < grid_.cells()), "layout: grid cell ", cell,
-            " does not exist on a grid of ", grid_.height, " x ", grid_.width);
+    require(cell >= no_token && (!has_grid() || cell < all_cells()), "layout: grid cell ", cell,
+            " does not exist ", frames_ == 1 ? "on a grid of " : "in the frames of ", grid_.height,
+            " x ", grid_.width);
     if (has_grid() && cell != no_token) {
       require(!taken[static_cast<std::size_t>(cell)], "layout: grid cell ", cell,
               " is given to two tokens");
@@ -168,6 +199,9 @@ inline void TokenLayout::check() const {
     for (const Token row : visual_) {
       require(row != *cls_, "layout: row ", row, " is both [CLS] and a patch");
     }
+    for (const Token row : padding_) {
+      require(row != *cls_, "layout: row ", row, " is both [CLS] and padding");
+    }
   }
 }
 
@@ -183,6 +217,17 @@ inline TokenLayout TokenLayout::encoder(Grid grid, ClsToken cls, Index registers
   if (cls != ClsToken::none) {
     d.cls = cls == ClsToken::first ? 0 : d.tokens - 1;
   }
+  return TokenLayout(d);
+}
+
+inline TokenLayout TokenLayout::video(Index frames, Grid grid) {
+  require(frames >= 1 && grid.height >= 1 && grid.width >= 1, "layout: bad video of ", frames,
+          " frames of ", grid.height, " x ", grid.width);
+  LayoutDescription d;
+  d.tokens = frames * grid.cells();
+  d.visual = {0, d.tokens};
+  d.grid = grid;
+  d.frames = frames;
   return TokenLayout(d);
 }
 
@@ -207,6 +252,27 @@ inline TokenLayout TokenLayout::decoder(Index text_before, Span<const Token> cel
   layout.cells_.assign(cells.begin(), cells.end());
   layout.check();
   return layout;
+}
+
+inline TokenLayout TokenLayout::frame_alone(Range ordinals) const {
+  require(Range{0, visual_count()}.contains(ordinals), "layout: no visual tokens [", ordinals.begin,
+          ", ", ordinals.end, ") among ", visual_count());
+  TokenLayout alone;
+  alone.tokens_ = tokens_;
+  alone.padding_ = padding_;
+  alone.grid_ = grid_;
+  alone.cls_ = cls_;
+  alone.text_before_ = text_before_;
+  alone.text_after_ = text_after_;
+  alone.visual_.assign(visual_.begin() + ordinals.begin, visual_.begin() + ordinals.end);
+  for (const Token cell : cells().subspan(ordinals.begin, ordinals.size())) {
+    const Index first = frame_of(cell) * grid_.cells();
+    alone.cells_.push_back(cell == no_token ? no_token : static_cast<Token>(cell - first));
+  }
+  alone.visual_range_ = ordinals.empty()
+                            ? Range{visual_range_.begin, visual_range_.begin}
+                            : Range{alone.visual_.front(), Index{alone.visual_.back()} + 1};
+  return alone;
 }
 
 }  // namespace tokenfold

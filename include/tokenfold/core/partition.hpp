@@ -14,13 +14,19 @@ struct Partition {
   std::vector<Token> preserved;
   /// Ascending. A visual token that is in neither list is dropped without a trace.
   std::vector<Token> discarded;
+  /// The preserved tokens that may take over what others knew, ascending; empty: all of them.
+  std::vector<Token> targets;
   /// The score the filter ranked by, one per visual token (by ordinal); its meaning is the
   /// filter's.
   std::vector<double> scores;
 
+  /// Who may take over: `targets`, or `preserved` if there are none.
+  Span<const Token> absorbing() const { return targets.empty() ? preserved : targets; }
+
   void clear() {
     preserved.clear();
     discarded.clear();
+    targets.clear();
     scores.clear();
   }
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "tokenfold/core/options.hpp"
 #include "tokenfold/core/stages.hpp"
 
 namespace tokenfold {
@@ -23,6 +24,10 @@ inline void check_partition(const TokenLayout& layout, const Partition& partitio
             " is discarded twice or also preserved");
     discarded[row] = true;
   }
+  for (const Token row : partition.targets) {
+    require(0 <= row && row < layout.tokens() && preserved[row], "filter: target row ", row,
+            " is not preserved");
+  }
 }
 
 }  // namespace detail
@@ -31,9 +36,10 @@ inline void check_partition(const TokenLayout& layout, const Partition& partitio
 /// `Pipeline<F, C, M> method{.filter = {.lambda = 0.5}}` changes one option and leaves the others.
 template <class FilterStage, class CorrelateStage, class CompressStage>
 struct Pipeline {
-  FilterStage filter = {};
-  CorrelateStage correlate = {};
-  CompressStage compress = {};
+  // Stages without options take no room; gcc 12 else warns that theirs is not initialised.
+  [[no_unique_address]] FilterStage filter = {};
+  [[no_unique_address]] CorrelateStage correlate = {};
+  [[no_unique_address]] CompressStage compress = {};
 
   /// Decides the reduction of `sequence` under `budget` into `plan`; moves no tokens.
   /// Allocates nothing once `workspace` and `plan` have seen the largest shape.
@@ -51,6 +57,14 @@ struct Pipeline {
     PlanWriter writer(sequence.layout, plan);
     compress(sequence, partition, correlation, writer, workspace);
     writer.finish(workspace);
+  }
+
+  /// Lists the options of all stages; see options.hpp. A name that two stages share sets both.
+  template <class Visit>
+  void options(Visit&& visit) {
+    detail::visit_options(filter, visit);
+    detail::visit_options(correlate, visit);
+    detail::visit_options(compress, visit);
   }
 
   /// The same for callers who do not reuse memory.

@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "tokenfold/core/planes.hpp"
 #include "tokenfold/core/positions.hpp"
 #include "tokenfold/core/sparse_rows.hpp"
 #include "tokenfold/core/views.hpp"
@@ -57,9 +58,36 @@ class ReductionPlan {
   /// overlap. One pass over the rows that contribute; sums are kept in float (double for double).
   template <class In, class Out>
   void apply(const In& tokens, Out&& out) const {
-    using T = typename decltype(MatrixView(tokens))::Element;
-    apply_views<T>(MatrixView(tokens), MatrixView<T>(out));
+    apply_rows({0, output_tokens()}, tokens, out);
   }
+  /// The same for the output rows `rows` alone; `out`: [rows.size() × D]. Those of `visual()` are
+  /// what a projector is fed.
+  template <class In, class Out>
+  void apply_rows(Range rows, const In& tokens, Out&& out) const {
+    using T = typename decltype(MatrixView(tokens))::Element;
+    apply_views<T>(rows, MatrixView(tokens), MatrixView<T>(out));
+  }
+  /// The same for planes that share the rows, [planes × tokens × D] (deep-stack features).
+  template <class In, class Out>
+  void apply(HeadsView<In> planes, HeadsView<Out> out) const;
+
+  /// The same in the caller's own rows: afterwards rows 0 … output_tokens − 1 of each plane hold
+  /// the result, the others anything. Any number of planes at once, each a matrix
+  /// [max(input_tokens, output_tokens) × D] or a view [planes × that × D], with its own element
+  /// type, D and strides; all of them are checked before any is changed, so that they stay in step.
+  /// A plan that only selects moves whole elements and so takes integer rows (token ids) as well.
+  /// Rows that must be read after they were overwritten (merging, other orders) are copied to
+  /// `workspace` first; a selection in ascending order has none.
+  template <class... Planes>
+  void apply_in_place(Workspace& workspace, Planes&&... planes) const;
+
+  /// out.row(i) = rows.row(kept()[i]), whatever the plan merges into it: for what goes with a token
+  /// and cannot be averaged (ids, flags, records). Matrices [tokens × D] or arrays [tokens] of any
+  /// one type. A synthetic token gets `fill`; without one it is refused.
+  template <class In, class Out>
+  void gather(const In& rows, Out&& out) const;
+  template <class In, class Out, class Fill>
+  void gather(const In& rows, Out&& out, const Fill& fill) const;
 
   /// The way back: every preserved token's row of `reduced` returns to its place, every merged
   /// token gets the mix of the rows that absorbed it (by `shares`), every dropped token gets
@@ -75,12 +103,15 @@ class ReductionPlan {
   void sizes(Span<const float> in, Span<float> out) const;
 
   /// The positions that the engine's next layer needs. `in`: [planes × input_tokens], plane-major
-  /// (one plane for RoPE, three for M-RoPE: t, h, w); `out`: [planes × output_tokens].
+  /// (one plane for RoPE, three for M-RoPE: t, h, w; see `mrope_positions`); `out`:
+  /// [planes × output_tokens].
   ///
   /// original: every row keeps its position; a synthetic token gets that of the last visual row.
   /// packed, one plane: the first position, then counting up by one. packed, several planes: visual
   /// tokens keep their grid positions; what follows the image moves up so that it starts one after
-  /// the largest position kept. Returns the position at which generation continues.
+  /// the largest position kept. consecutive: the first position, then counting up by one, the same
+  /// in all planes, as if every token were text. Returns the position at which generation
+  /// continues.
   std::int32_t positions(PositionRule rule, MatrixView<const std::int32_t> in,
                          MatrixView<std::int32_t> out) const;
 
@@ -129,8 +160,13 @@ class ReductionPlan {
   /// Derives `shares_` and `selects_only_`.
   void finish(Workspace& workspace);
 
+  detail::SparseRows matrix() const { return {offsets_, columns_, weights_}; }
   template <class T>
-  void apply_views(MatrixView<const T> tokens, MatrixView<T> out) const;
+  void apply_views(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const;
+  template <class T>
+  void check_in_place(HeadsView<T> plane) const;
+  template <class T>
+  void gather_views(MatrixView<const T> rows, MatrixView<T> out, const T* fill) const;
   template <class T>
   void unmerge_views(MatrixView<const T> reduced, MatrixView<T> out, double fill) const;
 
@@ -247,14 +283,83 @@ inline void ReductionPlan::finish(Workspace& workspace) {
 }
 
 template <class T>
-void ReductionPlan::apply_views(MatrixView<const T> tokens, MatrixView<T> out) const {
+void ReductionPlan::apply_views(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const {
+  require(Range({0, output_tokens()}).contains(rows), "apply: rows [", rows.begin, ", ", rows.end,
+          ") lie outside the plan's ", output_tokens(), " output rows");
   require(tokens.rows() == input_tokens_, "apply: the plan takes ", input_tokens_, " tokens, got ",
           tokens.rows());
-  require(out.rows() == output_tokens() && out.cols() == tokens.cols(),
-          "apply: the output must be [", output_tokens(), " x ", tokens.cols(), "], got [",
-          out.rows(), " x ", out.cols(), "]");
+  require(out.rows() == rows.size() && out.cols() == tokens.cols(), "apply: the output must be [",
+          rows.size(), " x ", tokens.cols(), "], got [", out.rows(), " x ", out.cols(), "]");
   require(!detail::overlap(tokens, out), "apply: input and output overlap");
-  detail::multiply<T>({offsets_, columns_, weights_}, tokens, out);
+  const Span<const Token> offsets = this->offsets().subspan(rows.begin, rows.size() + 1);
+  detail::multiply<T>({offsets, columns_, weights_}, tokens, out);
+}
+
+template <class In, class Out>
+void ReductionPlan::apply(HeadsView<In> planes, HeadsView<Out> out) const {
+  using T = std::remove_const_t<In>;
+  require(planes.heads() == out.heads(), "apply: ", planes.heads(), " planes were given, ",
+          out.heads(), " for the output");
+  require(!detail::overlap(planes, out), "apply: input and output overlap");
+  for (Index p = 0; p < planes.heads(); ++p) {
+    apply_views<T>({0, output_tokens()}, planes.head(p), out.head(p));
+  }
+}
+
+template <class T>
+void ReductionPlan::check_in_place(HeadsView<T> plane) const {
+  static_assert(!std::is_const_v<T>, "tokenfold: a plane of constants cannot be changed in place");
+  static_assert(std::is_trivially_copyable_v<T>);
+  const Index rows = std::max(input_tokens_, output_tokens());
+  require(plane.tokens() == rows, "apply_in_place: a plane must have ", rows, " rows, got ",
+          plane.tokens());
+  require(Scalar<T> || selects_only_,
+          "apply_in_place: the plan merges tokens, which needs planes of real numbers");
+}
+
+template <class... Planes>
+void ReductionPlan::apply_in_place(Workspace& workspace, Planes&&... planes) const {
+  (check_in_place(detail::as_planes(planes)), ...);
+  Workspace::Frame frame(workspace);
+  const detail::RowsReadLate late = detail::rows_read_late(matrix(), input_tokens_, workspace);
+  const auto reduce = [&](auto plane) {
+    detail::for_each_plane(
+        plane, [&](auto rows) { detail::multiply_in_place(matrix(), late, rows, workspace); });
+  };
+  (reduce(detail::as_planes(planes)), ...);
+}
+
+template <class T>
+void ReductionPlan::gather_views(MatrixView<const T> rows, MatrixView<T> out, const T* fill) const {
+  require(rows.rows() == input_tokens_, "gather: the plan takes ", input_tokens_, " tokens, got ",
+          rows.rows());
+  require(out.rows() == output_tokens() && out.cols() == rows.cols(),
+          "gather: the output must be [", output_tokens(), " x ", rows.cols(), "], got [",
+          out.rows(), " x ", out.cols(), "]");
+  require(!detail::overlap(rows, out), "gather: input and output overlap");
+  require(fill != nullptr || extra_tokens() == 0,
+          "gather: the plan has synthetic tokens, which continue no row; give a fill value");
+  for (Index row = 0; row < output_tokens(); ++row) {
+    const Token from = kept()[row];
+    if (from == no_token) {
+      std::fill_n(out.row(row), out.cols(), *fill);
+    } else {
+      std::copy_n(rows.row(from), rows.cols(), out.row(row));
+    }
+  }
+}
+
+template <class In, class Out>
+void ReductionPlan::gather(const In& rows, Out&& out) const {
+  using T = typename decltype(detail::as_rows(rows))::Element;
+  gather_views<T>(detail::as_rows(rows), detail::as_rows(out), nullptr);
+}
+
+template <class In, class Out, class Fill>
+void ReductionPlan::gather(const In& rows, Out&& out, const Fill& fill) const {
+  using T = typename decltype(detail::as_rows(rows))::Element;
+  const auto value = static_cast<T>(fill);
+  gather_views<T>(detail::as_rows(rows), detail::as_rows(out), &value);
 }
 
 template <class T>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "tokenfold/core/layout.hpp"
@@ -9,10 +10,10 @@
 namespace tokenfold {
 
 /// What a compress stage writes W with: one output row after another, visual rows only. Everything
-/// that is not a visual token is passed through by the writer, in order, synthetic tokens standing
-/// right after the visual rows. Refuses rows that are not visual tokens and weights that are not
-/// finite, so that a faulty stage cannot make a plan that reads outside the sequence or makes NaN
-/// of finite tokens.
+/// else but padding is passed through by the writer, in order, synthetic tokens standing right
+/// after the visual rows. Refuses rows that are not visual tokens and weights that are not finite,
+/// so that a faulty stage cannot make a plan that reads outside the sequence or makes NaN of finite
+/// tokens.
 class PlanWriter {
  public:
   PlanWriter(const TokenLayout& layout, ReductionPlan& plan) : layout_(layout), plan_(plan) {
@@ -55,10 +56,13 @@ class PlanWriter {
   }
 
  private:
-  /// Copies the rows before `end` that are not visual tokens and were not copied yet.
+  /// Copies the rows before `end` that are neither visual tokens nor padding and were not copied
+  /// yet.
   void pass_through_until(Index end) {
+    const Span<const Token> padding = layout_.padding();
     for (; next_ < end; ++next_) {
-      if (layout_.ordinal(next_) < 0) {
+      if (layout_.ordinal(next_) < 0 &&
+          !std::binary_search(padding.begin(), padding.end(), static_cast<Token>(next_))) {
         plan_.begin_row(static_cast<Token>(next_));
         plan_.add(static_cast<Token>(next_), 1.0f);
       }

@@ -10,8 +10,9 @@ namespace tokenfold {
 
 /// How the positions of the tokens continue after a reduction; see `ReductionPlan::positions`.
 enum class PositionRule {
-  original,  ///< every token keeps the position it had; gaps remain
-  packed,    ///< no gaps: the text after the image moves up
+  original,     ///< every token keeps the position it had; gaps remain
+  packed,       ///< no gaps: the text after the image moves up
+  consecutive,  ///< one after the other in all planes, M-RoPE's as well
 };
 
 namespace detail {
@@ -35,9 +36,11 @@ inline std::int32_t reduce_positions(PositionRule rule, Span<const Token> kept, 
   const Index planes = in.rows();
   const Index rows = kept.size();
   const std::int32_t first = in.cols() > 0 ? in(0, 0) : 0;
-  if (rule == PositionRule::packed && planes == 1) {
-    for (Index row = 0; row < rows; ++row) {
-      out(0, row) = first + static_cast<std::int32_t>(row);
+  if (rule == PositionRule::consecutive || (rule == PositionRule::packed && planes == 1)) {
+    for (Index plane = 0; plane < planes; ++plane) {
+      for (Index row = 0; row < rows; ++row) {
+        out(plane, row) = first + static_cast<std::int32_t>(row);
+      }
     }
     return first + static_cast<std::int32_t>(rows);
   }

@@ -17,6 +17,9 @@ struct QueryKeyOptions {
   Index first_query = 0;
   /// Factor of q·k; 0 means 1/√d.
   double scale = 0;
+  /// Added to the scores of each key before the softmax, one per key; empty: nothing. ToMe's
+  /// proportional attention is log(size of the token). Logits are taken without it.
+  Span<const float> key_bias = {};
 };
 
 /// Attention from queries and keys, as fused-attention engines have them; grouped-query heads
@@ -52,6 +55,9 @@ class QueryKeyAttention {
             "query-key attention: causal queries reach row ",
             options.first_query + queries.tokens(), ", but there are ", keys.tokens(), " keys");
     require(std::isfinite(options.scale), "query-key attention: scale is not finite");
+    require(options.key_bias.empty() || options.key_bias.size() == keys.tokens(),
+            "query-key attention: ", options.key_bias.size(), " biases were given for ",
+            keys.tokens(), " keys");
     if (options_.scale == 0) {
       options_.scale = 1.0 / std::sqrt(static_cast<double>(std::max<Index>(queries.dim(), 1)));
     }
@@ -61,6 +67,11 @@ class QueryKeyAttention {
   Range queries() const { return {options_.first_query, options_.first_query + queries_.tokens()}; }
   Range keys() const { return {0, keys_.tokens()}; }
   Index heads() const { return queries_.heads(); }
+  /// Head h alone, with the key head of its group.
+  QueryKeyAttention head(Index h) const {
+    return QueryKeyAttention(HeadsView<const Element>(queries_.head(h)),
+                             HeadsView<const Element>(keys_.head(h / group())), options_);
+  }
   /// The keys, for stages that compare tokens by them.
   HeadsView<const Element> key_heads() const { return keys_; }
 
@@ -249,6 +260,11 @@ class QueryKeyAttention {
             continue;
           }
           auto values = detail::as_vector(row).array();
+          if (!options_.key_bias.empty()) {
+            values += detail::as_vector(options_.key_bias.subspan(0, visible))
+                          .array()
+                          .template cast<Answer>();
+          }
           values = (values - values.maxCoeff()).exp();
           const Answer share = Answer(1) / (values.sum() * static_cast<Answer>(passes));
           use(begin + i, Span<const Answer>(row.data(), visible), share);

@@ -5,21 +5,26 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <vector>
 
 #include "tokenfold/core/layout.hpp"
+#include "tokenfold/core/options.hpp"
 #include "tokenfold/core/partition.hpp"
 #include "tokenfold/core/workspace.hpp"
 
 /// From scores to a partition; the one place that breaks ties. A score that is not finite loses its
-/// token before any finite one; among equals the lower row wins, that is, it is discarded first where
-/// high scores go, and preserved first where high scores stay.
+/// token before any finite one; among equals the lower row wins, that is, it is discarded first
+/// where high scores go, and preserved first where high scores stay.
 namespace tokenfold {
 
 /// Order of the preserved tokens.
 enum class TokenOrder {
   raster,  ///< ascending rows
-  score,   ///< by falling score (as some releases return them)
+  score,   ///< by falling score, or in the order of picking (as some releases return them)
 };
+constexpr auto enum_names(TokenOrder) {
+  return enum_names_of<TokenOrder>({{"raster", TokenOrder::raster}, {"score", TokenOrder::score}});
+}
 
 namespace detail {
 
@@ -37,30 +42,6 @@ inline Span<bool> mark(Index n, Span<const Index> chosen, Workspace& workspace) 
   return taken;
 }
 
-/// Splits the visual tokens: the `count` highest of `partition.scores` are discarded, the others
-/// preserved, both ascending. The token of ordinal `protect` (−1: none) goes last of all.
-inline void discard_highest(const TokenLayout& layout, Index count, Partition& partition,
-                            Workspace& workspace, Index protect = -1) {
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  Workspace::Frame frame(workspace);
-  const Span<const double> scores(partition.scores);
-  const Span<Index> order = workspace.take<Index>(scores.size());
-  std::iota(order.begin(), order.end(), Index{0});
-  const auto goes_first = [&](Index a, Index b) {
-    if (a == protect || b == protect) {
-      return a != protect;
-    }
-    const double rank_a = finite_or(scores[a], infinity);
-    const double rank_b = finite_or(scores[b], infinity);
-    return rank_a != rank_b ? rank_a > rank_b : a < b;
-  };
-  std::nth_element(order.begin(), order.begin() + count, order.end(), goes_first);
-  const Span<bool> goes = mark(scores.size(), order.subspan(0, count), workspace);
-  for (Index v = 0; v < scores.size(); ++v) {
-    (goes[v] ? partition.discarded : partition.preserved).push_back(layout.visual()[v]);
-  }
-}
-
 /// Ordinals by falling score, scores that are not finite last; the first `count` are in order, the
 /// others follow in any. Memory from `workspace`.
 inline Span<Index> rank_highest(Span<const double> scores, Index count, Workspace& workspace) {
@@ -75,14 +56,52 @@ inline Span<Index> rank_highest(Span<const double> scores, Index count, Workspac
   return order;
 }
 
-/// Splits the visual tokens: the `count` highest of `partition.scores` are preserved in `order`, the
-/// others discarded. Preserving all of them changes nothing, whatever the order asked for.
-inline void preserve_highest(const TokenLayout& layout, Index count, TokenOrder order,
-                             Partition& partition, Workspace& workspace) {
+/// A budget that leaves no choice, all or none: splits the visual tokens, scores them 0 and returns
+/// true.
+inline bool preserve_all_or_none(const TokenLayout& layout, Index keep, Partition& partition) {
+  const Index n = layout.visual_count();
+  if (keep != 0 && keep != n) {
+    return false;
+  }
+  std::vector<Token>& all = keep == 0 ? partition.discarded : partition.preserved;
+  all.assign(layout.visual().begin(), layout.visual().end());
+  partition.scores.assign(static_cast<std::size_t>(n), 0.0);
+  return true;
+}
+
+}  // namespace detail
+
+/// Splits the visual tokens: the `count` highest of `partition.scores` are discarded, the others
+/// preserved, both ascending. The token of ordinal `protect` (−1: none) goes last of all.
+inline void discard_highest(const TokenLayout& layout, Index count, Partition& partition,
+                            Workspace& workspace, Index protect = -1) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   Workspace::Frame frame(workspace);
-  const auto best = rank_highest(partition.scores, count, workspace).subspan(0, count);
-  const Span<bool> stays = mark(layout.visual_count(), best, workspace);
-  for (const Index v : best) {
+  const Span<const double> scores(partition.scores);
+  const Span<Index> order = workspace.take<Index>(scores.size());
+  std::iota(order.begin(), order.end(), Index{0});
+  const auto goes_first = [&](Index a, Index b) {
+    if (a == protect || b == protect) {
+      return a != protect;
+    }
+    const double rank_a = detail::finite_or(scores[a], infinity);
+    const double rank_b = detail::finite_or(scores[b], infinity);
+    return rank_a != rank_b ? rank_a > rank_b : a < b;
+  };
+  std::nth_element(order.begin(), order.begin() + count, order.end(), goes_first);
+  const Span<bool> goes = detail::mark(scores.size(), order.subspan(0, count), workspace);
+  for (Index v = 0; v < scores.size(); ++v) {
+    (goes[v] ? partition.discarded : partition.preserved).push_back(layout.visual()[v]);
+  }
+}
+
+/// Splits the visual tokens: those of the ordinals `chosen` are preserved in `order`, the others
+/// discarded. Preserving all of them changes nothing, whatever the order asked for.
+inline void preserve(const TokenLayout& layout, Span<const Index> chosen, TokenOrder order,
+                     Partition& partition, Workspace& workspace) {
+  Workspace::Frame frame(workspace);
+  const Span<bool> stays = detail::mark(layout.visual_count(), chosen, workspace);
+  for (const Index v : chosen) {
     partition.preserved.push_back(layout.visual()[v]);
   }
   for (Index v = 0; v < stays.size(); ++v) {
@@ -95,5 +114,13 @@ inline void preserve_highest(const TokenLayout& layout, Index count, TokenOrder 
   }
 }
 
-}  // namespace detail
+/// Splits the visual tokens: the `count` highest of `partition.scores` are preserved in `order`,
+/// the others discarded.
+inline void preserve_highest(const TokenLayout& layout, Index count, TokenOrder order,
+                             Partition& partition, Workspace& workspace) {
+  Workspace::Frame frame(workspace);
+  const auto best = detail::rank_highest(partition.scores, count, workspace).subspan(0, count);
+  preserve(layout, best, order, partition, workspace);
+}
+
 }  // namespace tokenfold

@@ -5,6 +5,7 @@
 
 #include "tokenfold/core/attention.hpp"
 #include "tokenfold/core/layout.hpp"
+#include "tokenfold/core/token_rows.hpp"
 
 /// What a stage may read: a `Sequence` is a layout plus named resources. A stage asks for
 /// resources, not for models, and refuses at compile time, by name, a sequence that lacks one.
@@ -27,6 +28,84 @@ struct Keys {
 };
 template <class T>
 Keys(HeadsView<T>) -> Keys<std::remove_const_t<T>>;
+
+/// Resource `values`: one value per row of the sequence, [H_kv][P][d].
+template <class T>
+struct Values {
+  HeadsView<const T> values;
+
+  explicit Values(HeadsView<const T> view) : values(view) {}
+};
+template <class T>
+Values(HeadsView<T>) -> Values<std::remove_const_t<T>>;
+
+/// Resource `features`: what tokens are compared by, [rows × D]: hidden states, projected
+/// embeddings. `first_row`: the row of the sequence that the matrix begins with.
+template <class T>
+struct Features {
+  TokenRows<T> features;
+
+  explicit Features(MatrixView<const T> matrix, Index first_row = 0)
+      : features{matrix, first_row} {}
+};
+template <class M>
+Features(M&& matrix, Index = 0) -> Features<typename decltype(MatrixView(matrix))::Element>;
+
+/// Resource `image_embeddings`: a second description of the visual tokens, [rows × C], where a
+/// method compares them with text in a space of their own (CDPruner: CLIP's image embeddings) or by
+/// what the encoder saw (MMTok: features before the projector).
+template <class T>
+struct ImageEmbeddings {
+  TokenRows<T> image_embeddings;
+
+  explicit ImageEmbeddings(MatrixView<const T> matrix, Index first_row = 0)
+      : image_embeddings{matrix, first_row} {}
+};
+template <class M>
+ImageEmbeddings(M&& matrix, Index = 0)
+    -> ImageEmbeddings<typename decltype(MatrixView(matrix))::Element>;
+
+/// Resource `text_embeddings`: one row per text token or segment, [M × C]; not rows of the
+/// sequence.
+template <class T>
+struct TextEmbeddings {
+  MatrixView<const T> text_embeddings;
+
+  explicit TextEmbeddings(MatrixView<const T> matrix) : text_embeddings(matrix) {}
+};
+template <class M>
+TextEmbeddings(M&& matrix) -> TextEmbeddings<typename decltype(MatrixView(matrix))::Element>;
+
+/// Resource `relevance`: how much each token matters, one number per row from `first_row` on.
+template <class T>
+struct Relevance {
+  TokenRows<T> relevance;
+
+  explicit Relevance(Span<const T> values, Index first_row = 0)
+      : relevance{{values.data(), values.size(), 1}, first_row} {}
+};
+template <class Container>
+Relevance(Container&& values, Index = 0)
+    -> Relevance<std::remove_cvref_t<decltype(*values.data())>>;
+
+/// Resource `sizes`: how many tokens of the first layer each row stands for, [P]; see
+/// `ReductionPlan::sizes`. Without it every row counts as one.
+struct Sizes {
+  Span<const float> sizes;
+
+  explicit Sizes(Span<const float> values) : sizes(values) {}
+};
+
+/// Resource `attention_layers`: the attention of several consecutive layers, first to last.
+template <AttentionSource A>
+struct AttentionLayers {
+  Span<const A> attention_layers;
+
+  explicit AttentionLayers(Span<const A> layers) : attention_layers(layers) {}
+};
+template <class Container>
+AttentionLayers(Container&& layers)
+    -> AttentionLayers<std::remove_cvref_t<decltype(*layers.data())>>;
 
 namespace detail {
 
@@ -76,6 +155,36 @@ concept HasKeys = HasLayout<S> &&(
     requires(const S& sequence) { sequence.keys.heads(); } ||
     requires(const S& sequence) { sequence.attention.key_heads().heads(); });
 
+/// The sequence has the resource of that name: add Values(v), Features(x), ...
+template <class S>
+concept HasValues = HasLayout<S> && requires(const S& sequence) {
+  sequence.values.heads();
+};
+template <class S>
+concept HasFeatures = HasLayout<S> && requires(const S& sequence) {
+  sequence.features.matrix;
+};
+template <class S>
+concept HasImageEmbeddings = HasLayout<S> && requires(const S& sequence) {
+  sequence.image_embeddings.matrix;
+};
+template <class S>
+concept HasTextEmbeddings = HasLayout<S> && requires(const S& sequence) {
+  sequence.text_embeddings.rows();
+};
+template <class S>
+concept HasRelevance = HasLayout<S> && requires(const S& sequence) {
+  sequence.relevance.matrix;
+};
+template <class S>
+concept HasSizes = HasLayout<S> && requires(const S& sequence) {
+  { sequence.sizes } -> std::convertible_to<Span<const float>>;
+};
+template <class S>
+concept HasAttentionLayers = HasLayout<S> && requires(const S& sequence) {
+  requires AttentionSource<std::remove_cvref_t<decltype(sequence.attention_layers[0])>>;
+};
+
 /// The keys of a sequence: the resource `keys` if there is one, else those of its attention source.
 template <HasKeys S>
 auto keys_of(const S& sequence) {
@@ -89,6 +198,15 @@ auto keys_of(const S& sequence) {
   require(keys.tokens() == sequence.layout.tokens(), "sequence: ", keys.tokens(),
           " keys were given for ", sequence.layout.tokens(), " tokens");
   return keys;
+}
+
+/// How many tokens the token in `row` stands for: 1 without the resource `sizes`.
+template <HasLayout S>
+float size_of(const S& sequence, Index row) {
+  if constexpr (HasSizes<S>) {
+    return sequence.sizes.empty() ? 1.0f : sequence.sizes[row];
+  }
+  return 1.0f;
 }
 
 /// Float or double: what the sequence's attention answers in.

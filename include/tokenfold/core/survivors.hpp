@@ -70,6 +70,7 @@ class Survivors {
     layout_.tokens_ = plan.output_tokens();
     std::swap(layout_.visual_, next_visual_);
     std::swap(layout_.cells_, next_cells_);
+    layout_.padding_.clear();  // no plan passes it on
     layout_.visual_range_ = layout_.visual_.empty()
                                 ? Range{plan.visual().begin, plan.visual().begin}
                                 : Range{layout_.visual_.front(), Index{layout_.visual_.back()} + 1};

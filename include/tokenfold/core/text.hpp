@@ -4,11 +4,15 @@
 #include <array>
 
 #include "tokenfold/core/layout.hpp"
+#include "tokenfold/core/options.hpp"
 
 namespace tokenfold {
 
 /// Which text tokens a task-aware method listens to: the question after the image, or all text.
 enum class TextTokens { after_image, all };
+constexpr auto enum_names(TextTokens) {
+  return enum_names_of<TextTokens>({{"after", TextTokens::after_image}, {"all", TextTokens::all}});
+}
 
 namespace detail {
 

@@ -16,6 +16,11 @@ template <TargetPolicy Targets = QuantileTargets>
 struct DirectAttention {
   Targets targets = {};
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    detail::visit_options(targets, visit);
+  }
+
   template <HasAttention S>
   void operator()(const S& sequence, const Partition& partition, Correlation& correlation,
                   Workspace& workspace) const {

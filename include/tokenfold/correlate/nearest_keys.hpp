@@ -16,6 +16,9 @@ enum class Sources {
   all,        ///< every other token, preserved ones too (released)
   discarded,  ///< discarded tokens only
 };
+constexpr auto enum_names(Sources) {
+  return enum_names_of<Sources>({{"all", Sources::all}, {"discarded", Sources::discarded}});
+}
 
 /// PruMerge's clusters (arXiv 2403.15388, section 3.3): each preserved token p picks the k tokens
 /// whose keys are most like its own,
@@ -33,6 +36,12 @@ enum class Sources {
 struct NearestKeys {
   Index neighbours = 32;
   Sources sources = Sources::all;
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("neighbours", neighbours, "tokens of most similar keys that a preserved one absorbs");
+    visit("sources", sources, "who may be absorbed");
+  }
 
   template <HasKeys S>
   void operator()(const S& sequence, const Partition& partition, Correlation& correlation,

@@ -32,6 +32,11 @@ struct QuantileTargets {
   /// The authors' FiCoCo-L code asks for strength > threshold.
   bool strict = false;
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("epsilon", epsilon, "quantile: threshold, as a quantile of the row");
+    visit("strict", strict, "quantile: above the threshold, not at it");
+  }
   void check() const { require_in_range("quantile targets: epsilon", epsilon, 0, 1); }
 
   template <class Choose>
@@ -72,6 +77,10 @@ struct QuantileTargets {
 struct FixedTargets {
   Index count = 1;
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("count", count, "fixed: how many, the strongest");
+  }
   void check() const {
     require(count >= 0, "fixed targets: count must not be negative, got ", count);
   }
@@ -91,6 +100,10 @@ struct FixedTargets {
 struct RelativeTargets {
   double share_of_strongest = 0.5;
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("share", share_of_strongest, "relative: at least this share of the best");
+  }
   void check() const {
     require_in_range("relative targets: share_of_strongest", share_of_strongest, 0, 1);
   }
@@ -113,6 +126,10 @@ struct RelativeTargets {
 struct NucleusTargets {
   double mass = 0.5;
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("mass", mass, "nucleus: the fewest that hold this share of the row");
+  }
   void check() const { require_in_range("nucleus targets: mass", mass, 0, 1); }
 
   template <class Choose>

@@ -8,6 +8,10 @@ namespace tokenfold::correlate {
 
 /// Which visual tokens a discarded token may be linked to.
 enum class Candidates { preserved, all_visual };
+constexpr auto enum_names(Candidates) {
+  return enum_names_of<Candidates>(
+      {{"preserved", Candidates::preserved}, {"all", Candidates::all_visual}});
+}
 
 /// FiCoCo-L's correlate stage (arXiv 2411.17686, eq. 5-6): direct attention between two visual
 /// tokens, plus indirect attention through the text that both are tied to,
@@ -30,6 +34,16 @@ struct TaskAttention {
   /// The authors' code links to every visual token; what goes to a discarded one is lost.
   Candidates candidates = Candidates::preserved;
   Targets targets = {};
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("gamma", gamma, "weight of direct attention against indirect");
+    visit("direction", direction, "attention between two tokens: received or given");
+    visit("text", text, "the text that ties tokens: after the image, or all");
+    visit("indirect", indirect, "mean or sum over the text");
+    visit("candidates", candidates, "who may be a target; what goes to a discarded token is lost");
+    detail::visit_options(targets, visit);
+  }
 
   template <HasAttention S>
   void operator()(const S& sequence, const Partition& partition, Correlation& correlation,

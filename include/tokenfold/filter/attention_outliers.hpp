@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
+#include "tokenfold/core/items.hpp"
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
 #include "tokenfold/filter/attention_scores.hpp"
@@ -16,6 +18,10 @@ enum class HeadReduction {
   single,  ///< q and k taken as one head of the full width (released): much sharper than the mean
   mean,    ///< mean of the heads' softmax rows
 };
+constexpr auto enum_names(HeadReduction) {
+  return enum_names_of<HeadReduction>(
+      {{"single", HeadReduction::single}, {"mean", HeadReduction::mean}});
+}
 
 /// PruMerge+: tokens sampled evenly over the raster, on top of the outliers.
 enum class RasterSamples {
@@ -23,12 +29,27 @@ enum class RasterSamples {
   once,    ///< the outliers' share of the tokens once more (published)
   triple,  ///< about three times as many (released)
 };
+constexpr auto enum_names(RasterSamples) {
+  return enum_names_of<RasterSamples>({{"none", RasterSamples::none},
+                                       {"once", RasterSamples::once},
+                                       {"triple", RasterSamples::triple}});
+}
+
+/// How many of how many tokens are outliers; two integers, so that nothing is rounded.
+struct OutlierShare {
+  Index outliers = 0;
+  Index tokens = 0;
+};
 
 /// How the share of outliers becomes a count.
 enum class OutlierCount {
-  exact,      ///< the number of outliers
+  exact,      ///< the number of outliers (of a batch: its share of N, rounded down, in integers)
   truncated,  ///< int(N · (number / N)) in double, which loses one for some N (released)
 };
+constexpr auto enum_names(OutlierCount) {
+  return enum_names_of<OutlierCount>(
+      {{"exact", OutlierCount::exact}, {"truncated", OutlierCount::truncated}});
+}
 
 /// PruMerge's filter (arXiv 2403.15388, section 3.2): preserves the patches that [CLS] pays
 /// outstanding attention to,
@@ -62,18 +83,32 @@ struct AttentionOutliers {
   /// that is drawn twice is preserved twice, and as many of the lowest-numbered other patches
   /// vanish. Needs an adaptive budget and ignores `samples` and the limits above.
   double released_share = 0;
+  /// The share of outliers in all images of a batch (`batch_outlier_share`), to be taken instead of
+  /// this image's own; 0 of 0 = off. Needs an adaptive budget.
+  OutlierShare batch_share = {};
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("heads", heads, "attention as one head of the full width, or mean of heads");
+    visit("samples", samples, "samples of the raster, for each outlier");
+    visit("count", count, "number of outliers; truncated: int(N * (number / N))");
+    visit("order", order, "order of the preserved tokens");
+    visit("fence", fence, "outliers lie above Q3 + fence * (Q3 - Q1)");
+    visit("min_tokens", min_tokens, "adaptive: at least so many by attention");
+    visit("max_tokens", max_tokens, "adaptive: at most so many, 0: no cap");
+    visit("released_share", released_share,
+          "adaptive: the release's fixed share with raster samples, 0: off");
+    visit("batch_outliers", batch_share.outliers, "adaptive: outliers in the whole batch");
+    visit("batch_tokens", batch_share.tokens, "adaptive: tokens of the whole batch, 0: no batch");
+  }
 
   template <HasAttention S>
   void operator()(const S& sequence, const Budget& budget, Partition& partition,
                   Workspace& workspace) const {
-    using T = AnswerOf<S>;
     const TokenLayout& layout = sequence.layout;
     check();
-    require(layout.cls().has_value(), "prumerge: the layout has no [CLS] row");
     Workspace::Frame frame(workspace);
-    const Span<T> row = workspace.take<T>(layout.visual_range().size());
-    cls_row(sequence, row, workspace);
-    detail::append_visual<T>(layout, row, partition.scores);
+    append_scores(sequence, partition.scores, workspace);
     const Index n = layout.visual_count();
 
     // `chosen`: ordinals, by falling attention first, then samples ascending; maybe with
@@ -83,6 +118,7 @@ struct AttentionOutliers {
     const Span<Index> ranking = detail::rank_highest(partition.scores, n, workspace);
     if (!budget.is_adaptive()) {
       require(released_share == 0, "prumerge: released_share needs an adaptive budget");
+      require(batch_share.tokens == 0, "prumerge: batch_share needs an adaptive budget");
       const Index keep = budget.keep_count(n);
       const Index by_attention = samples == RasterSamples::none     ? keep
                                  : samples == RasterSamples::triple ? (keep + 3) / 4
@@ -97,18 +133,39 @@ struct AttentionOutliers {
         chosen[size++] = v;
       }
     } else {
-      const Index outliers = count_outliers(partition.scores, ranking);
+      const OutlierShare share = batch_share.tokens > 0
+                                     ? batch_share
+                                     : OutlierShare{count_outliers(partition.scores, ranking), n};
+      const Index by_share = outlier_count(share, n);
       const Index cap = max_tokens > 0 ? std::min(max_tokens, n) : n;
-      size = take_best(ranking, std::min(std::max(outlier_count(outliers, n), min_tokens), cap),
-                       chosen);
+      size = take_best(ranking, std::min(std::max(by_share, min_tokens), cap), chosen);
       if (samples != RasterSamples::none && size > 0) {
         // The release never draws the last patch.
         const Index end = samples == RasterSamples::triple ? n - 1 : n;
-        const Index step = sample_step(std::max(outliers, size), n);
+        const Index step = sample_step(size > by_share ? OutlierShare{size, n} : share);
         size = detail::add_strided_samples(n, end, step, cap, chosen, size, workspace);
       }
     }
     fill(layout, chosen.subspan(0, size), partition, workspace);
+  }
+
+  /// Appends a_i of the visual tokens.
+  template <HasAttention S>
+  void append_scores(const S& sequence, std::vector<double>& scores, Workspace& workspace) const {
+    using T = AnswerOf<S>;
+    const TokenLayout& layout = sequence.layout;
+    require(layout.cls().has_value(), "prumerge: the layout has no [CLS] row");
+    Workspace::Frame frame(workspace);
+    const Span<T> row = workspace.take<T>(layout.visual_range().size());
+    cls_row(sequence, row, workspace);
+    detail::append_visual<T>(layout, row, scores);
+  }
+  /// How many of `scores` lie above their fence.
+  OutlierShare outlier_share(Span<const double> scores, Workspace& workspace) const {
+    check();
+    Workspace::Frame frame(workspace);
+    return {count_outliers(scores, detail::rank_highest(scores, scores.size(), workspace)),
+            scores.size()};
   }
 
  private:
@@ -117,6 +174,9 @@ struct AttentionOutliers {
     require(min_tokens >= 0, "prumerge: min_tokens must not be negative, got ", min_tokens);
     require(max_tokens >= 0, "prumerge: max_tokens must not be negative, got ", max_tokens);
     require_in_range("prumerge: released_share", released_share, 0, 1);
+    require(0 <= batch_share.outliers && batch_share.outliers <= batch_share.tokens,
+            "prumerge: batch_share cannot be ", batch_share.outliers, " outliers of ",
+            batch_share.tokens, " tokens");
   }
 
   template <class S, class T>
@@ -166,19 +226,24 @@ struct AttentionOutliers {
                                 [&](Index v) { return scores[v] > upper; }) -
            ranking.begin();
   }
-  Index outlier_count(Index outliers, Index n) const {
-    if (count == OutlierCount::exact || n == 0) {
-      return outliers;
+  /// The share of n tokens.
+  Index outlier_count(OutlierShare share, Index n) const {
+    if (share.outliers == 0) {
+      return 0;
     }
-    const auto tokens = static_cast<double>(n);
-    return static_cast<Index>(tokens * (static_cast<double>(outliers) / tokens));
+    if (count == OutlierCount::exact) {
+      return n * share.outliers / share.tokens;
+    }
+    return static_cast<Index>(static_cast<double>(n) * (static_cast<double>(share.outliers) /
+                                                        static_cast<double>(share.tokens)));
   }
 
   /// Distance of the raster samples: 1/share of the outliers (`once`), or a third of it (`triple`).
-  Index sample_step(Index outliers, Index n) const {
-    Index step = n / outliers;
+  Index sample_step(OutlierShare share) const {
+    Index step = share.tokens / share.outliers;
     if (count == OutlierCount::truncated) {
-      step = static_cast<Index>(1 / (static_cast<double>(outliers) / static_cast<double>(n)));
+      step = static_cast<Index>(
+          1 / (static_cast<double>(share.outliers) / static_cast<double>(share.tokens)));
     }
     return std::max<Index>(1, samples == RasterSamples::triple ? step / 3 : step);
   }
@@ -203,5 +268,24 @@ struct AttentionOutliers {
     }
   }
 };
+
+/// The batch rule of PruMerge's release: one fence over the scores of all images together, and one
+/// share of outliers, which every image keeps of its own tokens by falling attention.
+///
+///   method.filter.batch_share = filter::batch_outlier_share(method.filter, images, workspace);
+///   batch.plan(method, images, Budget::adaptive());
+///
+/// An image then depends on the others of its batch; without this it does not. Costs one more
+/// attention row an image, and a sort of all scores. Overwrites `workspace.partition`.
+template <Items Sequences>
+OutlierShare batch_outlier_share(const AttentionOutliers& filter, const Sequences& sequences,
+                                 Workspace& workspace) {
+  std::vector<double>& scores = workspace.partition.scores;
+  workspace.partition.clear();
+  for (Index i = 0; i < detail::item_count(sequences); ++i) {
+    filter.append_scores(detail::item(sequences, i), scores, workspace);
+  }
+  return filter.outlier_share(scores, workspace);
+}
 
 }  // namespace tokenfold::filter

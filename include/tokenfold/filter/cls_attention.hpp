@@ -20,6 +20,11 @@ namespace tokenfold::filter {
 struct ClsAttention {
   TokenOrder order = TokenOrder::raster;
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("order", order, "order of the preserved tokens");
+  }
+
   template <HasAttention S>
   void operator()(const S& sequence, const Budget& budget, Partition& partition,
                   Workspace& workspace) const {
@@ -27,7 +32,7 @@ struct ClsAttention {
     require(layout.cls().has_value(), "cls attention: the layout has no [CLS] row");
     const Index keep = budget.keep_count(layout.visual_count());
     detail::append_attention_row(sequence, *layout.cls(), partition.scores, workspace);
-    detail::preserve_highest(layout, keep, order, partition, workspace);
+    preserve_highest(layout, keep, order, partition, workspace);
   }
 };
 

@@ -12,11 +12,16 @@ namespace tokenfold::filter {
 /// redundant still, so that each window is pushed to give up one token rather than some windows all
 /// of theirs.
 struct LocalPenalty {
-  Index window_height = 2;
-  Index window_width = 2;
+  Grid window = {2, 2};
   /// c ≥ 1: the highest score s of a window becomes c·s if positive, s/c if negative. 1 switches it
   /// off.
   double coefficient = 2;
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("window", window, "window of the local penalty on the patch grid");
+    visit("penalty", coefficient, "coefficient of the local penalty, 1: off");
+  }
 };
 
 /// Applies the penalty to `scores` (by visual ordinal; high = redundant) on the layout's original
@@ -30,28 +35,30 @@ inline void apply_local_penalty(const TokenLayout& layout, const LocalPenalty& p
                                 Span<double> scores, Workspace& workspace) {
   require(penalty.coefficient >= 1 && std::isfinite(penalty.coefficient),
           "local penalty: coefficient must be at least 1, got ", penalty.coefficient);
-  require(penalty.window_height >= 1 && penalty.window_width >= 1, "local penalty: bad window ",
-          penalty.window_height, " x ", penalty.window_width);
+  require(penalty.window.height >= 1 && penalty.window.width >= 1, "local penalty: bad window ",
+          penalty.window.height, " x ", penalty.window.width);
   if (penalty.coefficient == 1) {
     return;
   }
   require(layout.has_grid(), "local penalty: the layout has no patch grid");
   const Grid grid = layout.grid();
-  const Index windows_across = (grid.width + penalty.window_width - 1) / penalty.window_width;
-  const Index windows_down = (grid.height + penalty.window_height - 1) / penalty.window_height;
+  const Index windows_across = (grid.width + penalty.window.width - 1) / penalty.window.width;
+  const Index windows_down = (grid.height + penalty.window.height - 1) / penalty.window.height;
+  const Index windows_in_frame = windows_across * windows_down;
 
   constexpr double infinity = std::numeric_limits<double>::infinity();
   Workspace::Frame frame(workspace);
-  const Span<Index> highest = workspace.take_filled<Index>(windows_across * windows_down, -1);
+  const Span<Index> highest = workspace.take_filled<Index>(layout.frames() * windows_in_frame, -1);
   const Span<const Token> cells = layout.cells();
   for (Index v = 0; v < scores.size(); ++v) {
     const Index cell = cells[v];
     if (cell < 0) {
       continue;
     }
-    const Index row = cell / grid.width / penalty.window_height;
-    const Index column = cell % grid.width / penalty.window_width;
-    Index& best = highest[row * windows_across + column];
+    const Index frame_of_cell = layout.frame_of(cells[v]);
+    const Index row = cell % grid.cells() / grid.width / penalty.window.height;
+    const Index column = cell % grid.width / penalty.window.width;
+    Index& best = highest[frame_of_cell * windows_in_frame + row * windows_across + column];
     const auto beats = [&](Index a, Index b) {
       const double rank_a = detail::finite_or(scores[a], infinity);
       const double rank_b = detail::finite_or(scores[b], infinity);

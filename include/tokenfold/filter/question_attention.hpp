@@ -12,9 +12,13 @@ enum class QuestionScore {
   last_token,  ///< of the last text token alone (FastV as released)
   all_tokens,  ///< of all tokens that see them, averaged (FastV as published)
 };
+constexpr auto enum_names(QuestionScore) {
+  return enum_names_of<QuestionScore>(
+      {{"last_token", QuestionScore::last_token}, {"all_tokens", QuestionScore::all_tokens}});
+}
 
-/// FastV's filter (arXiv 2403.06764, section 4.1): preserves the visual tokens that the sequence attends
-/// to most,
+/// FastV's filter (arXiv 2403.06764, section 4.1): preserves the visual tokens that the sequence
+/// attends to most,
 ///
 ///   φ_i = (1/H) Σ_h A^h[last, i]          or          φ_i = mean_q A[q, i]
 ///
@@ -27,6 +31,11 @@ enum class QuestionScore {
 /// Cost: one attention row (or one wᵀA over all rows) and a selection.
 struct QuestionAttention {
   QuestionScore score = QuestionScore::last_token;
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("score", score, "attention from the last text token alone, or the mean over all tokens");
+  }
 
   template <HasAttention S>
   void operator()(const S& sequence, const Budget& budget, Partition& partition,
@@ -49,7 +58,7 @@ struct QuestionAttention {
       sequence.attention.received({0, p}, weights, range, mean, workspace);
       detail::append_visual<T>(layout, mean, partition.scores);
     }
-    detail::preserve_highest(layout, keep, TokenOrder::raster, partition, workspace);
+    preserve_highest(layout, keep, TokenOrder::raster, partition, workspace);
   }
 };
 

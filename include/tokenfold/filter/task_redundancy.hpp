@@ -31,6 +31,16 @@ struct TaskRedundancy {
   /// Off unless asked for.
   LocalPenalty penalty = {.coefficient = 1};
 
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("beta", beta, "weight of the vision term against the text");
+    visit("direction", direction, "attention between two tokens: received or given");
+    visit("text", text, "the text listened to: after the image, or all");
+    visit("vision_term", vision_term, "mean or sum over visual tokens");
+    visit("protect_first", protect_first, "never discard the first visual token");
+    detail::visit_options(penalty, visit);
+  }
+
   template <HasAttention S>
   void operator()(const S& sequence, const Budget& budget, Partition& partition,
                   Workspace& workspace) const {
@@ -67,7 +77,7 @@ struct TaskRedundancy {
                                  (1 - beta) * static_cast<double>(task[i]));
     }
     apply_local_penalty(layout, penalty, partition.scores, workspace);
-    detail::discard_highest(layout, discard, partition, workspace, protect_first ? 0 : -1);
+    discard_highest(layout, discard, partition, workspace, protect_first ? 0 : -1);
   }
 };
 

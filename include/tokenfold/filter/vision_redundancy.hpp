@@ -12,6 +12,10 @@ namespace tokenfold::filter {
 /// Whether the two terms of a redundancy score are brought to length 1 over the tokens before they
 /// are combined.
 enum class ScoreNormalization { none, l2 };
+constexpr auto enum_names(ScoreNormalization) {
+  return enum_names_of<ScoreNormalization>(
+      {{"none", ScoreNormalization::none}, {"l2", ScoreNormalization::l2}});
+}
 
 /// FiCoCo-V's filter (arXiv 2411.17686, eq. 1-2): discards the most redundant patches,
 ///
@@ -34,6 +38,14 @@ struct VisionRedundancy {
   /// The authors' code: l2.
   ScoreNormalization normalization = ScoreNormalization::none;
   LocalPenalty penalty = {};
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("lambda", lambda, "weight of the vision term against [CLS]");
+    visit("direction", direction, "attention between visual tokens: received or given");
+    visit("normalization", normalization, "of both terms before they meet");
+    detail::visit_options(penalty, visit);
+  }
 
   template <HasAttention S>
   void operator()(const S& sequence, const Budget& budget, Partition& partition,
@@ -67,7 +79,7 @@ struct VisionRedundancy {
                                  global_scale * static_cast<double>(global[i]));
     }
     apply_local_penalty(layout, penalty, partition.scores, workspace);
-    detail::discard_highest(layout, discard, partition, workspace);
+    discard_highest(layout, discard, partition, workspace);
   }
 
  private:

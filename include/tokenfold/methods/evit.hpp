@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "tokenfold/compress/drop.hpp"
 #include "tokenfold/compress/fuse_discarded.hpp"
 #include "tokenfold/core/pipeline.hpp"
 #include "tokenfold/correlate/none.hpp"
@@ -24,13 +23,11 @@ namespace tokenfold {
 /// Where: after the attention and its residual, before the MLP, in a few encoder layers (the paper:
 /// the 4th, 7th and 10th of 12). A fused token of an earlier layer counts as visual.
 /// Needs: the [CLS] row of attention, or queries and keys.
-/// Returns: preserved tokens unchanged and one appended token, unless nothing was discarded.
+/// Returns: preserved tokens unchanged and one appended token, unless nothing was discarded;
+/// `EViT{.compress = {.fuse = false}}` appends none.
 /// The release keeps ⌈κ·N⌉: `Budget::keep_ratio(0.7, Rounding::ceil)`.
 /// Cost: one attention row; the sum over the discarded tokens.
 using EViT = Pipeline<filter::ClsAttention, correlate::None, compress::FuseDiscarded>;
-
-/// Without the fused token.
-using EViTWithoutFusion = Pipeline<filter::ClsAttention, correlate::None, compress::Drop>;
 
 /// In the release's row order.
 inline EViT evit_released() {

@@ -10,8 +10,8 @@ namespace tokenfold {
 
 /// FastV: one pruning early in the LLM.
 ///
-/// Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for
-/// Large Vision-Language Models", ECCV 2024, arXiv 2403.06764.
+/// Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration
+/// for Large Vision-Language Models", ECCV 2024, arXiv 2403.06764.
 ///
 ///   filter      φ_i = mean_h A^h[last text token, i]; the highest φ_i are preserved
 ///   correlate   nothing
@@ -23,7 +23,8 @@ namespace tokenfold {
 /// Where: between decoder layers K and K + 1, from the attention of layer K; K = 2 in the paper.
 /// Needs: the last row of attention, or the last query and the keys.
 /// Returns: a selection in order; original positions are kept (`PositionRule::original`).
-/// The ports keep round-half-to-even(N · (1 − R)): `Budget::keep_ratio(1 − R)`; the paper takes R = 0.5.
+/// The ports keep round-half-to-even(N · (1 − R)): `Budget::keep_ratio(1 − R)`; the paper takes R =
+/// 0.5.
 /// Cost: one attention row.
 using FastV = Pipeline<filter::QuestionAttention, correlate::None, compress::Drop>;
 

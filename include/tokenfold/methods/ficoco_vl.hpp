@@ -2,17 +2,17 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
 
 #include "tokenfold/methods/ficoco_l.hpp"
 #include "tokenfold/methods/ficoco_v.hpp"
+#include "tokenfold/schedule.hpp"
 
 namespace tokenfold {
 
-/// How many visual tokens to discard in each layer, by 0-based layer number.
+/// How many visual tokens to discard in each layer of encoder and decoder.
 struct FiCoCoVLSteps {
-  std::vector<Index> encoder;
-  std::vector<Index> decoder;
+  Schedule encoder;
+  Schedule decoder;
 };
 
 /// FiCoCo-VL: FiCoCo-V in the encoder, then FiCoCo-L in the decoder, under one budget for both.
@@ -36,20 +36,15 @@ struct FiCoCoVL {
     const Index total = budget.discard_count(visual);
     const auto in_encoder =
         static_cast<Index>(std::floor(encoder_share * static_cast<double>(total) + 0.5));
-    return {spread(in_encoder, encoder_first_layer, encoder_layers, "encoder"),
-            spread(total - in_encoder, decoder_first_layer, decoder_layers, "decoder")};
+    return {spread(in_encoder, {encoder_layers, encoder_first_layer}, "encoder"),
+            spread(total - in_encoder, {decoder_layers, decoder_first_layer}, "decoder")};
   }
 
  private:
-  static std::vector<Index> spread(Index count, Index first, Index layers, const char* where) {
-    require(first >= 0 && first < layers, "ficoco-vl: the ", where, " has ", layers,
-            " layers, reduction cannot begin in layer ", first);
-    std::vector<Index> discards(static_cast<std::size_t>(first), 0);
-    const Index reducing = layers - first;
-    for (Index i = 0; i < reducing; ++i) {
-      discards.push_back(count / reducing + (i < count % reducing ? 1 : 0));
-    }
-    return discards;
+  static Schedule spread(Index count, Layers layers, const char* where) {
+    require(layers.first >= 0 && layers.first < layers.count, "ficoco-vl: the ", where, " has ",
+            layers.count, " layers, reduction cannot begin in layer ", layers.first);
+    return Schedule::evenly(count, layers);
   }
 };
 

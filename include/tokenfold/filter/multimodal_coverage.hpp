@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "tokenfold/core/select.hpp"
+#include "tokenfold/core/stages.hpp"
+#include "tokenfold/filter/greedy_coverage.hpp"
+#include "tokenfold/filter/similarity_matrix.hpp"
+
+namespace tokenfold::filter {
+
+/// MMTok's filter (arXiv 2508.18264): picks, one after the other, the token that adds most to the
+/// coverage of the question and of the image,
+///
+///   P[t, i] = softmax_i( cos(z_t, x_i) / τ_t ) / m       question token t, m of them
+///   Q[j, i] = softmax_i( cos(y_j, y_i) / τ_v ) / N       visual token j
+///   f(K) = Σ_t max_{i ∈ K} P[t, i] + α Σ_j max_{i ∈ K} Q[j, i]
+///
+/// x: features in the LLM's space, y: image embeddings before the projector, z: text embeddings.
+/// The softmaxes run over the candidates, so the temperatures are part of the criterion, not a
+/// scaling. Without text the vision term alone decides; without image embeddings x stands in for y.
+///
+/// Padding of the layout cannot be picked, but stays in both softmaxes, counts in N and is to be
+/// covered (as released); so features and embeddings must reach over its rows. A row that is zero
+/// or not finite has similarity 0 to everything; tokens that are not finite are picked last.
+///
+/// Reads: features and text embeddings (both only where there is text); image embeddings or
+/// features.
+/// Score: the gain of f at which a token was picked; 0 for the others, and where all or none are
+/// picked.
+/// Cost: half of an [N × C] · [C × N] product, one [m × D] · [D × N], and N² exponentials, held as
+/// N × (m + N); then m + N operations for each gain that is evaluated (lazily: a few per pick
+/// beyond the first N).
+struct MultimodalCoverage {
+  double alpha = 0.5;
+  double text_temperature = 0.02;
+  double vision_temperature = 0.2;
+  TokenOrder order = TokenOrder::raster;
+
+  template <class Visit>
+  void options(Visit&& visit) {
+    visit("alpha", alpha, "weight of the image's coverage against the question's");
+    visit("text_temperature", text_temperature, "of the softmax over cos(text, features)");
+    visit("vision_temperature", vision_temperature, "of the softmax over cos(embeddings)");
+    visit("order", order, "preserved tokens in raster order or in the order of picking");
+  }
+
+  template <HasFeatures S>
+  void operator()(const S& sequence, const Budget& budget, Partition& partition,
+                  Workspace& workspace) const {
+    check();
+    const TokenLayout& layout = sequence.layout;
+    const Index n = layout.visual_count();
+    const Index keep = budget.keep_count(n);
+    if (detail::preserve_all_or_none(layout, keep, partition)) {
+      return;
+    }
+    Workspace::Frame frame(workspace);
+    const Span<Index> chosen = workspace.take<Index>(keep);
+    partition.scores.assign(static_cast<std::size_t>(n), 0.0);
+    with_vision(sequence, [&](const auto& vision) {
+      pick(sequence, vision, chosen, partition.scores, workspace);
+    });
+    preserve(layout, chosen, order, partition, workspace);
+  }
+
+ private:
+  void check() const {
+    require(std::isfinite(alpha) && alpha >= 0, "mmtok: alpha must not be negative, got ", alpha);
+    require(std::isfinite(text_temperature) && text_temperature > 0,
+            "mmtok: text_temperature must be positive, got ", text_temperature);
+    require(std::isfinite(vision_temperature) && vision_temperature > 0,
+            "mmtok: vision_temperature must be positive, got ", vision_temperature);
+  }
+
+  /// `use(rows)` with what describes the image.
+  template <class S, class Use>
+  static void with_vision(const S& sequence, Use&& use) {
+    if constexpr (HasImageEmbeddings<S>) {
+      if (!sequence.image_embeddings.empty()) {
+        return use(sequence.image_embeddings);
+      }
+    }
+    use(sequence.features);
+  }
+
+  template <class S>
+  static Index text_count(const S& sequence) {
+    if constexpr (HasTextEmbeddings<S>) {
+      return sequence.text_embeddings.rows();
+    }
+    return 0;
+  }
+
+  template <class S, class T>
+  void pick(const S& sequence, const TokenRows<T>& vision, Span<Index> chosen, Span<double> scores,
+            Workspace& workspace) const {
+    using Acc = Accumulator<T>;
+    const TokenLayout& layout = sequence.layout;
+    const Index n = layout.visual_count();
+    const Index all = n + layout.padding().size();
+    const Index m = text_count(sequence);
+    const Span<bool> valid = workspace.take_filled<bool>(all, true);
+    const MatrixView<Acc> covers(workspace.take<Acc>(all * (m + all)).data(), all, m + all);
+    image_term(layout, vision, covers.middle_cols({m, m + all}), valid, workspace);
+    if constexpr (HasTextEmbeddings<S>) {
+      if (m > 0) {
+        question_term(sequence, covers.middle_cols({0, m}), valid, workspace);
+      }
+    }
+
+    detail::Coverage<Acc> coverage(covers.middle_rows({0, n}), workspace);
+    const auto gain = [&](Index i) {
+      return valid[i] ? coverage.gain(i) : -std::numeric_limits<double>::infinity();
+    };
+    const auto take = [&](Index i, double value) {
+      coverage.add(i);
+      scores[i] = detail::finite_or(value, 0);
+    };
+    detail::pick_lazily(n, chosen, gain, take, workspace);
+  }
+
+  /// What the softmaxes run over as one matrix: the visual tokens by ordinal, then padding.
+  template <class T>
+  static MatrixView<const T> all_rows(const TokenLayout& layout, const TokenRows<T>& given,
+                                      const char* what, Workspace& workspace) {
+    const auto visual = detail::visual_rows(layout, given, what, workspace);
+    const Span<const Token> padding = layout.padding();
+    if (padding.empty()) {
+      return visual;
+    }
+    const Index d = visual.cols();
+    const Index rows = visual.rows() + padding.size();
+    const MatrixView<T> joined(workspace.take<T>(rows * d).data(), rows, d);
+    joined.middle_rows({0, visual.rows()}).map() = visual.map();
+    for (Index i = 0; i < padding.size(); ++i) {
+      require(given.rows().contains(padding[i]), what, ": rows [", given.rows().begin, ", ",
+              given.rows().end, ") were given, but row ", padding[i], " is padding");
+      std::copy_n(given.row(padding[i]), d, joined.row(visual.rows() + i));
+    }
+    return joined;
+  }
+
+  /// covers[i, j] = α Q[j, i], candidates as rows; similarity is symmetric, so only the softmax's
+  /// sums run the other way. Clears `valid` where y is not finite.
+  template <class T>
+  void image_term(const TokenLayout& layout, const TokenRows<T>& vision,
+                  MatrixView<Accumulator<T>> covers, Span<bool> valid, Workspace& workspace) const {
+    using Acc = Accumulator<T>;
+    Workspace::Frame frame(workspace);
+    const detail::CosineRows<T> cosines(
+        all_rows(layout, vision, "mmtok: image embeddings", workspace), workspace);
+    detail::similarity_matrix(cosines, covers, workspace);
+
+    const Index all = cosines.size();
+    const Span<Acc> top = workspace.take<Acc>(all);
+    for (Index j = 0; j < all; ++j) {
+      top[j] = covers(j, j);  // nobody is more like j than j itself
+      valid[j] = valid[j] && cosines.valid(j);
+    }
+    const Span<double> sum = workspace.take_filled<double>(all, 0.0);
+    const auto sharpness = static_cast<Acc>(1 / vision_temperature);
+    for (Index i = 0; i < all; ++i) {
+      detail::VectorMap<Acc> row(covers.row(i), all);
+      row = ((row - detail::as_vector(top)).array() * sharpness).exp();
+      detail::as_vector(sum) += row.template cast<double>();
+    }
+    const Span<Acc> share = workspace.take<Acc>(all);
+    for (Index j = 0; j < all; ++j) {
+      share[j] = static_cast<Acc>(alpha / (static_cast<double>(all) * sum[j]));
+    }
+    covers.map().array().rowwise() *= detail::as_vector(share).transpose().array();
+  }
+
+  /// covers[i, t] = P[t, i]. Clears `valid` where x is not finite.
+  template <class S, class Acc>
+  void question_term(const S& sequence, MatrixView<Acc> covers, Span<bool> valid,
+                     Workspace& workspace) const {
+    using T = typename decltype(sequence.features)::Element;
+    using Sum = Accumulator<T>;
+    const auto& text = sequence.text_embeddings;
+    Workspace::Frame frame(workspace);
+    const detail::CosineRows<T> cosines(
+        all_rows(sequence.layout, sequence.features, "mmtok: features", workspace), workspace);
+    const Index d = cosines.matrix().cols();
+    require(text.cols() == d, "mmtok: text embeddings are ", text.cols(), " wide, features ", d);
+
+    const Index m = text.rows();
+    const MatrixView<Sum> directions(workspace.take<Sum>(m * d).data(), m, d);
+    for (Index t = 0; t < m; ++t) {
+      const auto z = text.map().row(t).template cast<double>();
+      const double norm = std::sqrt(z.squaredNorm());
+      if (norm > 0 && std::isfinite(norm)) {
+        directions.map().row(t) = (z / norm).template cast<Sum>();
+      } else {
+        directions.map().row(t).setZero();
+      }
+    }
+    const Index all = cosines.size();
+    const MatrixView<Sum> products(workspace.take<Sum>(m * all).data(), m, all);
+    detail::inner_products(MatrixView<const Sum>(directions), HeadsView<const T>(cosines.matrix()),
+                           products, workspace);
+    const Span<double> logits = workspace.take<double>(all);
+    for (Index t = 0; t < m; ++t) {
+      for (Index i = 0; i < all; ++i) {
+        const Sum inverse = cosines.inverse_norm(i);
+        // Not a product with 0: 0 · NaN is not 0.
+        const double cosine = inverse > 0 ? static_cast<double>(products(t, i) * inverse) : 0.0;
+        logits[i] = detail::finite_or(cosine, 0) / text_temperature;
+      }
+      auto p = detail::as_vector(logits).array();
+      p = (p - p.maxCoeff()).exp();
+      p /= p.sum() * static_cast<double>(m);
+      covers.map().col(t) = p.matrix().template cast<Acc>();
+    }
+    for (Index i = 0; i < all; ++i) {
+      valid[i] = valid[i] && cosines.valid(i);
+    }
+  }
+};
+
+}  // namespace tokenfold::filter
