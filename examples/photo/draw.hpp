@@ -11,16 +11,15 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "image.hpp"
+#include "canvas.hpp"
 
 namespace photo {
 
 inline constexpr int kGridSide = 24;
 inline constexpr int kCells = kGridSide * kGridSide;
-/// Panels are drawn larger than the encoder's input, so that frames and arrows stay fine.
+/// Panels with arrows are drawn larger than the encoder's input, so that these stay fine.
 inline constexpr int kPanelSize = 3 * kInputSize / 2;
 
 /// What a discarded cell gave to a kept one; cells count row by row from the top left.
@@ -30,52 +29,12 @@ struct Link {
   float weight = 0.0F;
 };
 
-/// A picture and its caption; '\n' starts a second line in grey. Printable ASCII.
-struct Panel {
-  Image picture;
-  std::string caption;
-};
-
 namespace detail {
 
-struct Colour {
-  float r = 0.0F;
-  float g = 0.0F;
-  float b = 0.0F;
-};
-
-struct Point {
-  float x = 0.0F;
-  float y = 0.0F;
-};
-
 inline constexpr int kCellSize = kPanelSize / kGridSide;
-inline constexpr Colour kGap{255.0F, 255.0F, 255.0F};
-inline constexpr Colour kInk{24.0F, 26.0F, 30.0F};
-inline constexpr Colour kFaintInk{104.0F, 110.0F, 120.0F};
 
-inline Point operator+(Point a, Point b) { return {a.x + b.x, a.y + b.y}; }
-inline Point operator-(Point a, Point b) { return {a.x - b.x, a.y - b.y}; }
-inline Point operator*(float s, Point p) { return {s * p.x, s * p.y}; }
-inline float dot(Point a, Point b) { return a.x * b.x + a.y * b.y; }
-
-inline void blend(Image& image, int x, int y, Colour colour, float alpha) {
-  if (x < 0 || y < 0 || x >= image.width || y >= image.height) return;
-  std::uint8_t* p = image.at(x, y);
-  const auto mix = [alpha](std::uint8_t old, float value) {
-    const float v = static_cast<float>(old) * (1.0F - alpha) + value * alpha;
-    return static_cast<std::uint8_t>(std::clamp(v + 0.5F, 0.0F, 255.0F));
-  };
-  p[0] = mix(p[0], colour.r);
-  p[1] = mix(p[1], colour.g);
-  p[2] = mix(p[2], colour.b);
-}
-
-inline void fill_rect(Image& image, int x, int y, int w, int h, Colour colour, float alpha = 1.0F) {
-  for (int v = y; v < y + h; ++v) {
-    for (int u = x; u < x + w; ++u) blend(image, u, v, colour, alpha);
-  }
-}
+/// The panels of a kind are all of one size, a multiple of the grid's.
+inline int cell_size(const Image& panel) { return panel.width / kGridSide; }
 
 /// The outline of a cell, `inset` pixels inside its border.
 inline void frame_cell(Image& image, int cell, int inset, int width, Colour colour,
@@ -100,13 +59,6 @@ inline Point centre_of(int cell) {
     return (static_cast<float>(i) + 0.5F) * static_cast<float>(kCellSize) - 0.5F;
   };
   return {middle(cell % kGridSide), middle(cell / kGridSide)};
-}
-
-inline float distance_to_segment(Point p, Point a, Point b) {
-  const Point along = b - a;
-  const float t = std::clamp(dot(p - a, along) / std::max(dot(along, along), 1e-6F), 0.0F, 1.0F);
-  const Point gap = p - (a + t * along);
-  return std::sqrt(dot(gap, gap));
 }
 
 /// An arrow: a curve of short segments and a triangular head. Painted by distance, so every edge
@@ -241,8 +193,8 @@ inline void check_links(std::span<const Link> links) {
   }
 }
 
-inline Image panel_of(const Image& image) {
-  return resize(centre_crop(image), kPanelSize, kPanelSize);
+inline Image panel_of(const Image& image, int size = kPanelSize) {
+  return resize(centre_crop(image), size, size);
 }
 
 inline float luma(const std::uint8_t* p) {
@@ -250,179 +202,63 @@ inline float luma(const std::uint8_t* p) {
          0.114F * static_cast<float>(p[2]);
 }
 
-/// Pale grey with a hint of the picture left: kept cells stand out, whether dark or bright.
+/// Almost white with a hint of the picture left: kept cells stand out, whether dark or bright.
 inline void fade_cell(Image& panel, int cell) {
-  const int left = (cell % kGridSide) * kCellSize;
-  const int top = (cell / kGridSide) * kCellSize;
-  for (int y = top; y < top + kCellSize; ++y) {
-    for (int x = left; x < left + kCellSize; ++x) {
-      const float grey = 182.0F + 0.14F * luma(panel.at(x, y));
+  const int size = cell_size(panel);
+  const int left = (cell % kGridSide) * size;
+  const int top = (cell / kGridSide) * size;
+  for (int y = top; y < top + size; ++y) {
+    for (int x = left; x < left + size; ++x) {
+      const float grey = 226.0F + 0.08F * luma(panel.at(x, y));
       blend(panel, x, y, {grey, grey, grey}, 1.0F);
     }
   }
 }
 
-/// White lines between cells, and a dark one where `shown` cells meet others: a white kept cell
-/// next to pale ones would otherwise be lost.
+/// One pale colour: what merging leaves of a patch.
+inline void tint_cell(Image& panel, int cell, Colour colour, float alpha) {
+  constexpr float kPale = 0.38F;
+  const auto paler = [](float value) { return value + kPale * (255.0F - value); };
+  const int size = cell_size(panel);
+  fill_rect(panel, (cell % kGridSide) * size, (cell / kGridSide) * size, size, size,
+            {paler(colour.r), paler(colour.g), paler(colour.b)}, alpha);
+}
+
+/// White lines between the cells that are `shown`, and a dark one where they meet others: a white
+/// kept cell next to pale ones would otherwise be lost.
 inline void draw_grid(Image& panel, const std::vector<bool>& shown) {
-  for (int i = 1; i < kGridSide; ++i) {
-    fill_rect(panel, i * kCellSize - 1, 0, 1, kPanelSize, kGap, 0.8F);
-    fill_rect(panel, 0, i * kCellSize - 1, kPanelSize, 1, kGap, 0.8F);
+  const int size = cell_size(panel);
+  for (int cell = 0; cell < kCells; ++cell) {
+    if (!shown[static_cast<std::size_t>(cell)]) continue;
+    const int right = (cell % kGridSide + 1) * size - 1;
+    const int bottom = (cell / kGridSide + 1) * size - 1;
+    fill_rect(panel, right, bottom - size + 1, 1, size, kGap, 0.7F);
+    fill_rect(panel, right - size + 1, bottom, size - 1, 1, kGap, 0.7F);
   }
-  for (int cell = 0; cell < kCells && !shown.empty(); ++cell) {
+  for (int cell = 0; cell < kCells; ++cell) {
     const auto at = static_cast<std::size_t>(cell);
-    const int x = (cell % kGridSide) * kCellSize;
-    const int y = (cell / kGridSide) * kCellSize;
+    const int x = (cell % kGridSide) * size;
+    const int y = (cell / kGridSide) * size;
     if (cell % kGridSide > 0 && shown[at] != shown[at - 1]) {
-      fill_rect(panel, x - 1, y, 1, kCellSize - 1, kInk, 0.75F);
+      fill_rect(panel, x - 1, y, 1, size - 1, kInk, 0.75F);
     }
     if (cell >= kGridSide && shown[at] != shown[at - kGridSide]) {
-      fill_rect(panel, x, y - 1, kCellSize - 1, 1, kInk, 0.75F);
+      fill_rect(panel, x, y - 1, size - 1, 1, kInk, 0.75F);
     }
   }
-}
-
-/// A font 5 pixels wide and 7 high with 2 below the line: rows from the top, high bit left.
-inline constexpr int kGlyphWidth = 5;
-inline constexpr int kGlyphHeight = 9;
-// clang-format off
-inline constexpr std::uint8_t kFont[95][kGlyphHeight] = {
-    {0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00},  // space
-    {0x04, 0x04, 0x04, 0x04, 0x04, 0x00, 0x04, 0x00, 0x00},  // !
-    {0x0a, 0x0a, 0x0a, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00},  // "
-    {0x0a, 0x0a, 0x1f, 0x0a, 0x1f, 0x0a, 0x0a, 0x00, 0x00},  // #
-    {0x04, 0x0f, 0x14, 0x0e, 0x05, 0x1e, 0x04, 0x00, 0x00},  // $
-    {0x18, 0x19, 0x02, 0x04, 0x08, 0x13, 0x03, 0x00, 0x00},  // %
-    {0x0c, 0x12, 0x14, 0x08, 0x15, 0x12, 0x0d, 0x00, 0x00},  // &
-    {0x04, 0x04, 0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00},  // '
-    {0x02, 0x04, 0x08, 0x08, 0x08, 0x04, 0x02, 0x00, 0x00},  // (
-    {0x08, 0x04, 0x02, 0x02, 0x02, 0x04, 0x08, 0x00, 0x00},  // )
-    {0x00, 0x04, 0x15, 0x0e, 0x15, 0x04, 0x00, 0x00, 0x00},  // *
-    {0x00, 0x04, 0x04, 0x1f, 0x04, 0x04, 0x00, 0x00, 0x00},  // +
-    {0x00, 0x00, 0x00, 0x00, 0x00, 0x04, 0x04, 0x08, 0x00},  // ,
-    {0x00, 0x00, 0x00, 0x1f, 0x00, 0x00, 0x00, 0x00, 0x00},  // -
-    {0x00, 0x00, 0x00, 0x00, 0x00, 0x0c, 0x0c, 0x00, 0x00},  // .
-    {0x01, 0x01, 0x02, 0x04, 0x08, 0x10, 0x10, 0x00, 0x00},  // /
-    {0x0e, 0x11, 0x13, 0x15, 0x19, 0x11, 0x0e, 0x00, 0x00},  // 0
-    {0x04, 0x0c, 0x04, 0x04, 0x04, 0x04, 0x0e, 0x00, 0x00},  // 1
-    {0x0e, 0x11, 0x01, 0x06, 0x08, 0x10, 0x1f, 0x00, 0x00},  // 2
-    {0x1f, 0x02, 0x04, 0x02, 0x01, 0x11, 0x0e, 0x00, 0x00},  // 3
-    {0x02, 0x06, 0x0a, 0x12, 0x1f, 0x02, 0x02, 0x00, 0x00},  // 4
-    {0x1f, 0x10, 0x1e, 0x01, 0x01, 0x11, 0x0e, 0x00, 0x00},  // 5
-    {0x06, 0x08, 0x10, 0x1e, 0x11, 0x11, 0x0e, 0x00, 0x00},  // 6
-    {0x1f, 0x01, 0x02, 0x04, 0x08, 0x08, 0x08, 0x00, 0x00},  // 7
-    {0x0e, 0x11, 0x11, 0x0e, 0x11, 0x11, 0x0e, 0x00, 0x00},  // 8
-    {0x0e, 0x11, 0x11, 0x0f, 0x01, 0x02, 0x0c, 0x00, 0x00},  // 9
-    {0x00, 0x0c, 0x0c, 0x00, 0x0c, 0x0c, 0x00, 0x00, 0x00},  // :
-    {0x00, 0x0c, 0x0c, 0x00, 0x0c, 0x04, 0x08, 0x00, 0x00},  // ;
-    {0x02, 0x04, 0x08, 0x10, 0x08, 0x04, 0x02, 0x00, 0x00},  // <
-    {0x00, 0x00, 0x1f, 0x00, 0x1f, 0x00, 0x00, 0x00, 0x00},  // =
-    {0x08, 0x04, 0x02, 0x01, 0x02, 0x04, 0x08, 0x00, 0x00},  // >
-    {0x0e, 0x11, 0x01, 0x02, 0x04, 0x00, 0x04, 0x00, 0x00},  // ?
-    {0x0e, 0x11, 0x17, 0x15, 0x17, 0x10, 0x0f, 0x00, 0x00},  // @
-    {0x0e, 0x11, 0x11, 0x1f, 0x11, 0x11, 0x11, 0x00, 0x00},  // A
-    {0x1e, 0x11, 0x11, 0x1e, 0x11, 0x11, 0x1e, 0x00, 0x00},  // B
-    {0x0e, 0x11, 0x10, 0x10, 0x10, 0x11, 0x0e, 0x00, 0x00},  // C
-    {0x1c, 0x12, 0x11, 0x11, 0x11, 0x12, 0x1c, 0x00, 0x00},  // D
-    {0x1f, 0x10, 0x10, 0x1e, 0x10, 0x10, 0x1f, 0x00, 0x00},  // E
-    {0x1f, 0x10, 0x10, 0x1e, 0x10, 0x10, 0x10, 0x00, 0x00},  // F
-    {0x0e, 0x11, 0x10, 0x17, 0x11, 0x11, 0x0f, 0x00, 0x00},  // G
-    {0x11, 0x11, 0x11, 0x1f, 0x11, 0x11, 0x11, 0x00, 0x00},  // H
-    {0x0e, 0x04, 0x04, 0x04, 0x04, 0x04, 0x0e, 0x00, 0x00},  // I
-    {0x07, 0x02, 0x02, 0x02, 0x02, 0x12, 0x0c, 0x00, 0x00},  // J
-    {0x11, 0x12, 0x14, 0x18, 0x14, 0x12, 0x11, 0x00, 0x00},  // K
-    {0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x1f, 0x00, 0x00},  // L
-    {0x11, 0x1b, 0x15, 0x15, 0x11, 0x11, 0x11, 0x00, 0x00},  // M
-    {0x11, 0x11, 0x19, 0x15, 0x13, 0x11, 0x11, 0x00, 0x00},  // N
-    {0x0e, 0x11, 0x11, 0x11, 0x11, 0x11, 0x0e, 0x00, 0x00},  // O
-    {0x1e, 0x11, 0x11, 0x1e, 0x10, 0x10, 0x10, 0x00, 0x00},  // P
-    {0x0e, 0x11, 0x11, 0x11, 0x15, 0x12, 0x0d, 0x00, 0x00},  // Q
-    {0x1e, 0x11, 0x11, 0x1e, 0x14, 0x12, 0x11, 0x00, 0x00},  // R
-    {0x0f, 0x10, 0x10, 0x0e, 0x01, 0x01, 0x1e, 0x00, 0x00},  // S
-    {0x1f, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x00, 0x00},  // T
-    {0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x0e, 0x00, 0x00},  // U
-    {0x11, 0x11, 0x11, 0x11, 0x11, 0x0a, 0x04, 0x00, 0x00},  // V
-    {0x11, 0x11, 0x11, 0x15, 0x15, 0x1b, 0x11, 0x00, 0x00},  // W
-    {0x11, 0x11, 0x0a, 0x04, 0x0a, 0x11, 0x11, 0x00, 0x00},  // X
-    {0x11, 0x11, 0x0a, 0x04, 0x04, 0x04, 0x04, 0x00, 0x00},  // Y
-    {0x1f, 0x01, 0x02, 0x04, 0x08, 0x10, 0x1f, 0x00, 0x00},  // Z
-    {0x0e, 0x08, 0x08, 0x08, 0x08, 0x08, 0x0e, 0x00, 0x00},  // [
-    {0x10, 0x10, 0x08, 0x04, 0x02, 0x01, 0x01, 0x00, 0x00},  // backslash
-    {0x0e, 0x02, 0x02, 0x02, 0x02, 0x02, 0x0e, 0x00, 0x00},  // ]
-    {0x04, 0x0a, 0x11, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00},  // ^
-    {0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x1f, 0x00, 0x00},  // _
-    {0x08, 0x04, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00},  // `
-    {0x00, 0x00, 0x0e, 0x01, 0x0f, 0x11, 0x0f, 0x00, 0x00},  // a
-    {0x10, 0x10, 0x16, 0x19, 0x11, 0x11, 0x1e, 0x00, 0x00},  // b
-    {0x00, 0x00, 0x0e, 0x10, 0x10, 0x11, 0x0e, 0x00, 0x00},  // c
-    {0x01, 0x01, 0x0d, 0x13, 0x11, 0x11, 0x0f, 0x00, 0x00},  // d
-    {0x00, 0x00, 0x0e, 0x11, 0x1f, 0x10, 0x0e, 0x00, 0x00},  // e
-    {0x06, 0x09, 0x08, 0x1c, 0x08, 0x08, 0x08, 0x00, 0x00},  // f
-    {0x00, 0x00, 0x0f, 0x11, 0x11, 0x13, 0x0d, 0x01, 0x0e},  // g
-    {0x10, 0x10, 0x16, 0x19, 0x11, 0x11, 0x11, 0x00, 0x00},  // h
-    {0x04, 0x00, 0x0c, 0x04, 0x04, 0x04, 0x0e, 0x00, 0x00},  // i
-    {0x02, 0x00, 0x06, 0x02, 0x02, 0x02, 0x02, 0x12, 0x0c},  // j
-    {0x10, 0x10, 0x12, 0x14, 0x18, 0x14, 0x12, 0x00, 0x00},  // k
-    {0x0c, 0x04, 0x04, 0x04, 0x04, 0x04, 0x0e, 0x00, 0x00},  // l
-    {0x00, 0x00, 0x1a, 0x15, 0x15, 0x15, 0x11, 0x00, 0x00},  // m
-    {0x00, 0x00, 0x16, 0x19, 0x11, 0x11, 0x11, 0x00, 0x00},  // n
-    {0x00, 0x00, 0x0e, 0x11, 0x11, 0x11, 0x0e, 0x00, 0x00},  // o
-    {0x00, 0x00, 0x1e, 0x11, 0x11, 0x19, 0x16, 0x10, 0x10},  // p
-    {0x00, 0x00, 0x0f, 0x11, 0x11, 0x13, 0x0d, 0x01, 0x01},  // q
-    {0x00, 0x00, 0x16, 0x19, 0x10, 0x10, 0x10, 0x00, 0x00},  // r
-    {0x00, 0x00, 0x0f, 0x10, 0x0e, 0x01, 0x1e, 0x00, 0x00},  // s
-    {0x08, 0x08, 0x1c, 0x08, 0x08, 0x09, 0x06, 0x00, 0x00},  // t
-    {0x00, 0x00, 0x11, 0x11, 0x11, 0x13, 0x0d, 0x00, 0x00},  // u
-    {0x00, 0x00, 0x11, 0x11, 0x11, 0x0a, 0x04, 0x00, 0x00},  // v
-    {0x00, 0x00, 0x11, 0x11, 0x15, 0x15, 0x0a, 0x00, 0x00},  // w
-    {0x00, 0x00, 0x11, 0x0a, 0x04, 0x0a, 0x11, 0x00, 0x00},  // x
-    {0x00, 0x00, 0x11, 0x11, 0x11, 0x13, 0x0d, 0x01, 0x0e},  // y
-    {0x00, 0x00, 0x1f, 0x02, 0x04, 0x08, 0x1f, 0x00, 0x00},  // z
-    {0x02, 0x04, 0x04, 0x08, 0x04, 0x04, 0x02, 0x00, 0x00},  // {
-    {0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x00, 0x00},  // |
-    {0x08, 0x04, 0x04, 0x02, 0x04, 0x04, 0x08, 0x00, 0x00},  // }
-    {0x00, 0x00, 0x08, 0x15, 0x02, 0x00, 0x00, 0x00, 0x00},  // ~
-};
-// clang-format on
-
-inline int text_width(std::string_view text, int scale) {
-  const int letters = static_cast<int>(text.size());
-  return letters == 0 ? 0 : scale * (letters * (kGlyphWidth + 1) - 1);
-}
-
-inline void draw_text(Image& image, int x, int y, std::string_view text, int scale, Colour colour) {
-  for (const char letter : text) {
-    const int code = letter >= 32 && letter < 127 ? letter : '?';
-    for (int row = 0; row < kGlyphHeight; ++row) {
-      for (int column = 0; column < kGlyphWidth; ++column) {
-        if ((kFont[code - 32][row] >> (kGlyphWidth - 1 - column) & 1) != 0) {
-          fill_rect(image, x + column * scale, y + row * scale, scale, scale, colour);
-        }
-      }
-    }
-    x += (kGlyphWidth + 1) * scale;
-  }
-}
-
-inline std::vector<std::string_view> lines_of(std::string_view text) {
-  std::vector<std::string_view> lines;
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    lines.push_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return lines;
 }
 
 }  // namespace detail
 
 /// The picture at panel size and nothing else, to stand beside the others.
-inline Image draw_original(const Image& image) { return detail::panel_of(image); }
+inline Image draw_original(const Image& image, int size = kPanelSize) {
+  return detail::panel_of(image, size);
+}
 
 /// Kept cells in full colour, all others faded.
-inline Image draw_kept(const Image& image, std::span<const int> kept_cells) {
+inline Image draw_kept(const Image& image, std::span<const int> kept_cells, int size = kPanelSize) {
   const std::vector<bool> kept = detail::kept_mask(kept_cells);
-  Image panel = detail::panel_of(image);
+  Image panel = detail::panel_of(image, size);
   for (int cell = 0; cell < kCells; ++cell) {
     if (!kept[static_cast<std::size_t>(cell)]) detail::fade_cell(panel, cell);
   }
@@ -430,20 +266,51 @@ inline Image draw_kept(const Image& image, std::span<const int> kept_cells) {
   return panel;
 }
 
+/// The same, and what was merged is tinted: cell c has given `merged[c]`, 0 to 1, of itself to
+/// others, and wears `colours[c]`, which is what they look like.
+inline Image draw_merged(const Image& image, std::span<const int> kept_cells,
+                         std::span<const float> merged, std::span<const detail::Colour> colours,
+                         int size = kPanelSize) {
+  const std::vector<bool> kept = detail::kept_mask(kept_cells);
+  Image panel = detail::panel_of(image, size);
+  for (int cell = 0; cell < kCells; ++cell) {
+    const auto at = static_cast<std::size_t>(cell);
+    if (kept[at]) continue;
+    detail::fade_cell(panel, cell);
+    if (merged[at] > 0.0F) detail::tint_cell(panel, cell, colours[at], merged[at]);
+  }
+  detail::draw_grid(panel, kept);
+  return panel;
+}
+
+/// The mean colour of every cell.
+inline std::vector<detail::Colour> mean_colours(const Image& image) {
+  const Image panel = resize(centre_crop(image), kGridSide, kGridSide);
+  std::vector<detail::Colour> colours;
+  for (int cell = 0; cell < kCells; ++cell) {
+    const std::uint8_t* p = panel.at(cell % kGridSide, cell / kGridSide);
+    colours.push_back(
+        {static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2])});
+  }
+  return colours;
+}
+
 /// A frame around a box of cells, on a panel that was drawn already.
 inline void draw_box(Image& panel, int column, int row, int width, int height) {
+  const int size = detail::cell_size(panel);
   const auto outline = [&](int out, int thick, detail::Colour colour) {
-    const int x = column * detail::kCellSize - 1 - out;
-    const int y = row * detail::kCellSize - 1 - out;
-    const int w = width * detail::kCellSize + 1 + 2 * out;
-    const int h = height * detail::kCellSize + 1 + 2 * out;
+    const int x = column * size - 1 - out;
+    const int y = row * size - 1 - out;
+    const int w = width * size + 1 + 2 * out;
+    const int h = height * size + 1 + 2 * out;
     detail::fill_rect(panel, x, y, w, thick, colour);
     detail::fill_rect(panel, x, y + h - thick, w, thick, colour);
     detail::fill_rect(panel, x, y, thick, h, colour);
     detail::fill_rect(panel, x + w - thick, y, thick, h, colour);
   };
-  outline(5, 5, detail::kInk);
-  outline(4, 3, detail::arrow_colour(5));
+  const int thick = std::max(2, size / 7);
+  outline(thick + 2, thick + 2, detail::kInk);
+  outline(thick + 1, thick, detail::arrow_colour(5));
 }
 
 /// As `draw_kept`, with one arrow per link from a discarded cell, in one colour per source; the
@@ -561,7 +428,7 @@ inline Image draw_groups(const Image& image, std::span<const int> kept_cells,
 
 /// 576 non-negative values (attention, scores) as a heat map over a grey picture, scaled to the
 /// largest.
-inline Image draw_heat(const Image& image, std::span<const float> values) {
+inline Image draw_heat(const Image& image, std::span<const float> values, int size = kPanelSize) {
   if (values.size() != std::size_t{kCells}) {
     throw std::invalid_argument("draw_heat: expected 576 values, got " +
                                 std::to_string(values.size()));
@@ -573,10 +440,11 @@ inline Image draw_heat(const Image& image, std::span<const float> values) {
                                                         {135.0F, 33.0F, 107.0F},
                                                         {243.0F, 120.0F, 25.0F},
                                                         {252.0F, 250.0F, 165.0F}}};
-  Image panel = detail::panel_of(image);
-  for (int y = 0; y < kPanelSize; ++y) {
-    for (int x = 0; x < kPanelSize; ++x) {
-      const int cell = (y / detail::kCellSize) * kGridSide + x / detail::kCellSize;
+  Image panel = detail::panel_of(image, size);
+  const int cell_size = detail::cell_size(panel);
+  for (int y = 0; y < size; ++y) {
+    for (int x = 0; x < size; ++x) {
+      const int cell = (y / cell_size) * kGridSide + x / cell_size;
       const float value = values[static_cast<std::size_t>(cell)];
       const float share = most > 0.0F && std::isfinite(value) ? value / most : 0.0F;
       const float at = 3.0F * std::sqrt(std::clamp(share, 0.0F, 1.0F));
@@ -590,50 +458,7 @@ inline Image draw_heat(const Image& image, std::span<const float> values) {
                     {a.r + t * (b.r - a.r), a.g + t * (b.g - a.g), a.b + t * (b.b - a.b)}, 0.72F);
     }
   }
-  detail::draw_grid(panel, {});
   return panel;
-}
-
-/// Panels of one size in rows of `columns` (0: all in one row) on white, captions above. A caption
-/// line that is too long for its panel is set smaller.
-inline Image contact_sheet(std::span<const Panel> panels, int columns = 0, int text_scale = 3) {
-  constexpr int kMargin = 20;
-  if (panels.empty()) throw std::invalid_argument("contact_sheet: expected at least one panel");
-  const int width = panels.front().picture.width;
-  const int height = panels.front().picture.height;
-  const int count = static_cast<int>(panels.size());
-  const int across = columns < 1 ? count : std::min(columns, count);
-  const int scale = std::max(1, text_scale);
-  const int line_height = scale * (detail::kGlyphHeight + 2);
-  int lines = 0;
-  for (const Panel& panel : panels) {
-    if (panel.picture.width != width || panel.picture.height != height) {
-      throw std::invalid_argument("contact_sheet: expected panels of one size");
-    }
-    lines = std::max(lines, static_cast<int>(detail::lines_of(panel.caption).size()));
-  }
-  const int head = lines == 0 ? 0 : lines * line_height + 2 * scale;
-  const int rows = (count + across - 1) / across;
-  Image sheet(kMargin + across * (width + kMargin), kMargin + rows * (head + height + kMargin),
-              255);
-  for (int i = 0; i < count; ++i) {
-    const Panel& panel = panels[static_cast<std::size_t>(i)];
-    const int x = kMargin + (i % across) * (width + kMargin);
-    int y = kMargin + (i / across) * (head + height + kMargin);
-    const int top = y + head;
-    detail::Colour colour = detail::kInk;
-    for (const std::string_view line : detail::lines_of(panel.caption)) {
-      int fitting = scale;
-      while (fitting > 1 && detail::text_width(line, fitting) > width) --fitting;
-      detail::draw_text(sheet, x, y, line, fitting, colour);
-      colour = detail::kFaintInk;
-      y += line_height;
-    }
-    for (int row = 0; row < height; ++row) {
-      std::copy_n(panel.picture.at(0, row), 3 * width, sheet.at(x, top + row));
-    }
-  }
-  return sheet;
 }
 
 }  // namespace photo

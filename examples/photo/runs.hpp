@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <random>
@@ -11,7 +12,10 @@
 #include <vector>
 
 #include "encoder.hpp"
-#include "tokenfold/tokenfold.hpp"
+#include "tokenfold/core/query_key_attention.hpp"
+#include "tokenfold/core/survivors.hpp"
+#include "tokenfold/filter/raters.hpp"
+#include "tokenfold/registry/reducer.hpp"
 
 namespace photo {
 
@@ -33,36 +37,35 @@ struct Cost {
 /// steps do decide on merged tokens.
 class Steps {
  public:
-  explicit Steps(tokenfold::Index heads) : heads_(heads) {}
+  /// `question`: the embeddings of its words, for methods that compare patches with them.
+  Steps(Index heads, const Matrix& question) : heads_(heads), question_(question) {}
 
-  /// Runs `method` once per budget. Afterwards `layer()` is what is left and `total()` how it came
-  /// about. Times count `Pipeline::plan` and the one `apply` that any engine needs, to the tokens.
-  template <class Method>
-  Cost run(const Method& method, const Layer& first, const tokenfold::TokenLayout& layout,
-           std::span<const tokenfold::Budget> budgets, tokenfold::QueryKeyOptions options = {}) {
-    namespace tf = tokenfold;
-    using Clock = std::chrono::steady_clock;
-    using Microseconds = std::chrono::duration<double, std::micro>;
-    Cost cost;
+  /// Runs `method` once per budget, and again as long as it leaves more than that (a step of ToMe
+  /// discards half of the tokens at most). Afterwards `layer()` is what is left and `total()` how
+  /// it came about. Times count `Reducer::plan` and the one `apply` that any engine needs, to the
+  /// tokens.
+  Cost run(const tokenfold::Reducer<float>& method, const Layer& first,
+           const tokenfold::TokenLayout& layout, std::span<const tokenfold::Budget> budgets,
+           bool causal = false) {
+    using tokenfold::Budget;
+    tokenfold::Survivors survivors(layout);
     layer_ = first;
-    tf::Survivors survivors(layout);
-    for (const tf::Budget& budget : budgets) {
-      const tf::QueryKeyAttention attention(tf::split_heads(layer_.queries, heads_),
-                                            tf::split_heads(layer_.keys, heads_), options);
-      const auto start = Clock::now();
-      method.plan(tf::Sequence(survivors.layout(), attention), budget, workspace_, plan_);
-      cost.plan += Microseconds(Clock::now() - start).count();
-
-      for (Matrix* m : {&shorter_.tokens, &shorter_.queries, &shorter_.keys}) {
-        m->resize(plan_.output_tokens(), first.tokens.cols());
+    sizes_.assign(static_cast<std::size_t>(layout.tokens()), 1.0F);
+    raters_ = tokenfold::text_raters(layout, layer_.tokens);
+    count_ = 0;
+    Cost cost;
+    for (const Budget& budget : budgets) {
+      Index left = survivors.layout().visual_count();
+      if (budget.is_adaptive()) {
+        step(method, budget, causal, survivors, cost);
+        continue;
       }
-      const auto planned = Clock::now();
-      plan_.apply(layer_.tokens, shorter_.tokens);
-      cost.apply += Microseconds(Clock::now() - planned).count();
-      plan_.apply(layer_.queries, shorter_.queries);
-      plan_.apply(layer_.keys, shorter_.keys);
-      std::swap(layer_, shorter_);
-      survivors.advance(plan_, workspace_);
+      for (const Index wanted = budget.keep_count(left); left > wanted;) {
+        step(method, Budget::keep(wanted), causal, survivors, cost);
+        const Index now = plan_.visual().size() - plan_.extra_tokens();
+        if (now >= left) break;
+        left = now;
+      }
     }
     cells_.assign(survivors.layout().cells().begin(), survivors.layout().cells().end());
     total_ = survivors.total();
@@ -74,15 +77,63 @@ class Steps {
   const tokenfold::ReductionPlan& total() const { return total_; }
   /// The grid cell of every visual token that is left.
   tokenfold::Span<const tokenfold::Token> cells() const { return cells_; }
+  /// How often the method ran.
+  int count() const { return count_; }
 
  private:
-  tokenfold::Index heads_;
+  /// Offers a method whatever it may ask for, and lets it shorten the layer.
+  void step(const tokenfold::Reducer<float>& method, const tokenfold::Budget& budget, bool causal,
+            tokenfold::Survivors& survivors, Cost& cost) {
+    namespace tf = tokenfold;
+    using Clock = std::chrono::steady_clock;
+    using Microseconds = std::chrono::duration<double, std::micro>;
+    const Layer& layer = layer_;
+    const tf::AnyAttention<float> attention =
+        tf::QueryKeyAttention(tf::split_heads(layer.queries, heads_),
+                              tf::split_heads(layer.keys, heads_), {.causal = causal});
+    const std::array layers{attention, attention, attention};  // there is no other layer
+    tf::Inputs<float> inputs(survivors.layout());
+    inputs.attention = attention;
+    inputs.attention_layers = layers;
+    inputs.values = tf::split_heads(layer.tokens, heads_);
+    inputs.features = {tf::MatrixView(layer.tokens)};
+    inputs.image_embeddings = inputs.features;
+    inputs.text_embeddings = tf::MatrixView(question_);
+    inputs.sizes = sizes_;
+    inputs.raters = raters_;
+
+    const auto start = Clock::now();
+    method.plan(inputs, budget, workspace_, plan_);
+    cost.plan += Microseconds(Clock::now() - start).count();
+
+    for (Matrix* m : {&shorter_.tokens, &shorter_.queries, &shorter_.keys}) {
+      m->resize(plan_.output_tokens(), layer.tokens.cols());
+    }
+    const auto planned = Clock::now();
+    plan_.apply(layer.tokens, shorter_.tokens);
+    cost.apply += Microseconds(Clock::now() - planned).count();
+    plan_.apply(layer.queries, shorter_.queries);
+    plan_.apply(layer.keys, shorter_.keys);
+    std::vector<float> sizes(static_cast<std::size_t>(plan_.output_tokens()));
+    plan_.sizes(sizes_, sizes);
+    sizes_ = std::move(sizes);
+    tf::follow_raters(plan_, raters_);
+    std::swap(layer_, shorter_);
+    survivors.advance(plan_, workspace_);
+    ++count_;
+  }
+
+  Index heads_;
+  Matrix question_;
   tokenfold::Workspace workspace_;
   tokenfold::ReductionPlan plan_;
   tokenfold::ReductionPlan total_;
   std::vector<tokenfold::Token> cells_;
+  std::vector<tokenfold::Token> raters_;
+  std::vector<float> sizes_;
   Layer layer_;
   Layer shorter_;
+  int count_ = 0;
 };
 
 /// One budget per layer that discards anything.
