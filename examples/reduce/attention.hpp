@@ -93,7 +93,7 @@ template <class T>
 HeadsView<const T> as_heads(const std::string& name, const Numbers<T>& tensor, Index rows,
                             std::string_view expected) {
   const std::size_t rank = tensor.shape.size();
-  if ((rank != 2 && rank != 3) || tensor.extent(rank - 2) != rows ||
+  if ((rank != 2 && rank != 3) || tensor.extent(rank - 2) != rows || tensor.extent(rank - 1) == 0 ||
       (rank == 3 && tensor.extent(0) == 0)) {
     wrong_shape(name, std::string(expected) + " with " + std::to_string(rows) + " rows",
                 tensor.shape);

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -34,8 +35,10 @@ inline safetensors::File crop_of(const safetensors::File& file, Index crop, Inde
   static const std::set<std::string> by_row = {"tokens", "image_embeds", "vision_embeds",
                                                "relevance", "sizes_in"};
   static const std::set<std::string> by_crop = {
-      "attention", "logits", "head_mean_logits", "cls_attention_heads", "queries",
-      "keys",      "values", "queries_heads",    "keys_heads",          "queries_cls"};
+      "attention",   "logits",      "head_mean_logits", "cls_attention_heads",
+      "queries",     "keys",        "values",           "queries_heads",
+      "keys_heads",  "queries_cls", "attention_layers", "attention_last",
+      "queries_last"};
   safetensors::File part;
   part.metadata = file.metadata;
   part.metadata.erase("crops");
@@ -62,6 +65,7 @@ inline safetensors::File join_crops(const std::vector<safetensors::File>& crops,
   out.metadata["crops"] = std::to_string(crops.size());
   for (const char* name : {"kept_indices", "discarded_indices", "selection_indices", "output",
                            "sizes_out", "scores", "selection_gains"}) {
+    if (!crops.front().has(name)) continue;  // a method without scores has no gains
     safetensors::Tensor& joined = out.tensors[name];
     joined = crops.front().tensors.at(name);
     joined.bytes.clear();
@@ -76,7 +80,10 @@ inline safetensors::File join_crops(const std::vector<safetensors::File>& crops,
       joined.shape[0] += tensor.shape[0];
       joined.bytes.insert(joined.bytes.end(), tensor.bytes.begin(), tensor.bytes.end());
     }
-    if (std::string(name).starts_with("selection")) {  // one row a crop
+    const bool equal = std::all_of(crops.begin(), crops.end(), [&](const auto& crop) {
+      return crop.tensors.at(name).shape == crops.front().tensors.at(name).shape;
+    });
+    if (std::string(name).starts_with("selection") && equal) {  // one row a crop
       const auto count = static_cast<std::int64_t>(crops.size());
       joined.shape = {count, joined.shape[0] / count};
     }

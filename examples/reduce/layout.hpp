@@ -162,7 +162,13 @@ inline void mark_padding(const safetensors::File& file, Range visual, std::vecto
     cells.resize(static_cast<std::size_t>(visual.size()));
     std::iota(cells.begin(), cells.end(), Token{0});
   }
-  for (const std::int64_t row : found->second.int64s()) {
+  std::vector<std::int64_t> rows;
+  try {
+    rows = found->second.int64s();
+  } catch (const std::runtime_error& error) {
+    throw Error(std::string("tensor excluded_indices: ") + error.what());
+  }
+  for (const std::int64_t row : rows) {
     if (!visual.contains(static_cast<Index>(row)) ||
         static_cast<std::size_t>(static_cast<Index>(row) - visual.begin) >= cells.size()) {
       throw Error("tensor excluded_indices: row " + std::to_string(row) + " is not visual");
@@ -179,6 +185,9 @@ inline void complete_decoder(LayoutOptions& o, Index rows) {
       unclear(rows, "give --set visual_count=N (and visual_begin=ROW or text_after=M)");
     }
     o.visual_count = rows - *o.visual_begin - *o.text_after;
+  }
+  if (*o.visual_count < 0 || o.visual_begin.value_or(0) + *o.visual_count > rows) {
+    unclear(rows, "visual_begin, visual_count and text_after do not fit into them");
   }
   if (!o.visual_begin) {
     o.visual_begin = o.text_after ? rows - *o.visual_count - *o.text_after : 0;

@@ -43,7 +43,7 @@ void declare(CLI::App& app, CommandLine& line) {
   app.add_option("--keep-ratio", request.keep_ratio, "preserve this share of the visual tokens")
       ->type_name("X");
   app.add_flag("--adaptive", request.adaptive,
-               "let the method decide (PruMerge; its default without a budget)");
+               "let the method decide, if it has a rule; its default without a budget");
   app.add_option("--set", request.settings, "set an option of the method; may be repeated")
       ->type_name("name=value")
       ->allow_extra_args(false);

@@ -89,6 +89,17 @@ class Job {
   }
   std::string value(std::string_view name) const { return option(name).value; }
   const tokenfold::Reducer<T>& reducer() const { return *reducer_; }
+  // What the file says of the attention that was stored without its keys.
+  void complete(const safetensors::File& file) {
+    std::optional<Index> head_dim;
+    default_from_metadata(file, {"head_dim"}, head_dim);
+    if (head_dim && value("head_dim") == "0") {
+      reducer_->set("head_dim", OptionText<Index>::write(*head_dim));
+    }
+    if (value("preset") == "published") {
+      resources.threshold = tokenfold::RaterThreshold::at_least_mean;
+    }
+  }
 
   LayoutOptions layout;
   AttentionOptions attention;
@@ -222,16 +233,24 @@ void write_way_back(Writer& writer, const tokenfold::ReductionPlan& plan, const 
 
 template <class T>
 safetensors::File reduce_as(const safetensors::File& in, const Request& request, Job<T>& job) {
+  job.complete(in);
   const tokenfold::MethodInfo& info = job.reducer().info();
   if (!job.rounding) job.rounding = info.rounding;
-  const NamedBudget budget = budget_of(request, *job.rounding, info.adaptive);
+  NamedBudget budget = budget_of(request, *job.rounding, info.adaptive);
 
   const Numbers<T> tokens = read_numbers<T>(in, "tokens");
-  if (tokens.shape.size() != 2) wrong_shape("tokens", "[P, D]", tokens.shape);
+  if (tokens.shape.size() != 2 || tokens.extent(1) == 0) {
+    wrong_shape("tokens", "[P, D]", tokens.shape);
+  }
   const Index rows = tokens.extent(0);
   const Index channels = tokens.extent(1);
   const bool decoder = info.place == tokenfold::Place::decoder || has_text_around(in);
   const TokenLayout layout = resolve_layout(in, rows, decoder, info.needs_cls, job.layout);
+  if (info.name == "evs" && request.keep_ratio) {  // a rate is never less than the first frame
+    const Index visual = layout.visual_count();
+    const Index first = std::min(visual, layout.grid().cells());
+    budget.budget = Budget::keep(std::max(first, budget.budget.keep_count(visual)));
+  }
   const AttentionData<T> attention(in, request.method, wanted_kind(job), decoder, job.attention,
                                    layout);
   const FileInputs<T> file(in, layout, job.resources, attention, tokens);
@@ -299,11 +318,11 @@ safetensors::File reduce_as(const safetensors::File& in, const Request& request,
   return out;
 }
 
-// CDPruner as released scales the relevance over all crops together.
+// CDPruner scales the relevance over all crops together.
 template <class T>
 void relevance_of_crops(safetensors::File& file, const Job<T>& job, Request& request) {
-  if (job.reducer().info().name != "cdpruner" || job.value("preset") != "released" ||
-      job.resources.relevance || !file.has("image_embeds") || !file.has("text_embeds")) {
+  if (job.reducer().info().name != "cdpruner" || job.resources.relevance ||
+      !file.has("image_embeds") || !file.has("text_embeds")) {
     return;
   }
   const Numbers<double> image = read_numbers<double>(file, "image_embeds");
@@ -320,21 +339,40 @@ void relevance_of_crops(safetensors::File& file, const Job<T>& job, Request& req
   request.settings.push_back("relevance=relevance");
 }
 
+// MMTok asked for as many tokens as there are returns them all, excluded ones too.
+inline void keep_everything(safetensors::File& file, Request& request) {
+  if (request.method != "mmtok" || !request.keep || !file.has("tokens")) return;
+  const Shape& shape = file.tensors.at("tokens").shape;
+  if (!shape.empty() && *request.keep >= shape[0]) {
+    request.keep = static_cast<Index>(shape[0]);
+    file.tensors.erase("excluded_indices");
+  }
+}
+
 template <class T>
-safetensors::File reduce_crops(const safetensors::File& in, const Request& request) {
+safetensors::File reduce_crops(const safetensors::File& whole, const Request& asked) {
+  safetensors::File in = whole;
+  Request request = asked;
+  keep_everything(in, request);
   Job<T> job(request.method);
   job.set(request.settings);
   default_from_metadata(in, {"crops"}, job.crops);
   const Index crops = job.crops.value_or(1);
   if (crops == 1) return reduce_as<T>(in, request, job);
   if (crops < 1) throw Error("option crops must be at least 1, got " + std::to_string(crops));
-  safetensors::File file = in;
   Request each = request;
-  relevance_of_crops(file, job, each);
+  relevance_of_crops(in, job, each);
   std::vector<safetensors::File> parts;
+  const Index all_rows = in.has("tokens") && !in.tensors.at("tokens").shape.empty()
+                             ? static_cast<Index>(in.tensors.at("tokens").shape[0])
+                             : 0;
+  if (crops > all_rows) {
+    throw Error("option crops: there are not " + std::to_string(crops) + " crops in " +
+                std::to_string(all_rows) + " rows of tokens");
+  }
   Index rows = 0;
   for (Index crop = 0; crop < crops; ++crop) {
-    const safetensors::File part = crop_of(file, crop, crops);
+    const safetensors::File part = crop_of(in, crop, crops);
     if (!part.has("tokens")) throw Error("the file has no tensor tokens; it has " + contents(in));
     rows = static_cast<Index>(part.tensors.at("tokens").shape.at(0));
     Job<T> part_job(each.method);

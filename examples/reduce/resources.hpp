@@ -18,6 +18,8 @@ namespace reduce_tool {
 
 struct ResourceOptions {
   std::optional<std::string> relevance;
+  // As the preset chooses raters.
+  tokenfold::RaterThreshold threshold = tokenfold::RaterThreshold::above_mean;
 
   void declare(Options& options) {
     options.add("relevance", relevance,
@@ -61,7 +63,7 @@ class FileInputs {
       relevance_.shape.push_back(1);
       inputs_.relevance = of_tokens(*options.relevance, relevance_, layout);
     }
-    read_raters(file, layout);
+    read_raters(file, layout, options.threshold);
     if (file.has("sizes_in")) {
       const Numbers<float> given = read_numbers<float>(file, "sizes_in");
       if (given.shape != Shape{rows}) wrong_shape("sizes_in", "[P]", given.shape);
@@ -99,7 +101,8 @@ class FileInputs {
   }
 
   // SparseVLM's raters: given, or chosen from the embeddings before layer 0.
-  void read_raters(const safetensors::File& file, const TokenLayout& layout) {
+  void read_raters(const safetensors::File& file, const TokenLayout& layout,
+                   tokenfold::RaterThreshold threshold) {
     if (file.has("rater_indices")) {
       for (const std::int64_t row : file.tensors.at("rater_indices").int64s()) {
         if (row < 0 || row >= layout.tokens()) {
@@ -109,7 +112,7 @@ class FileInputs {
       }
     } else if (file.has("embeds")) {
       const Numbers<T> embeds = read_matrix(file, "embeds");
-      raters_ = tokenfold::text_raters(layout, matrix(embeds));
+      raters_ = tokenfold::text_raters(layout, matrix(embeds), threshold);
     }
     inputs_.raters = raters_;
   }

@@ -9,6 +9,14 @@
 /// prefill: the plan of the hidden states, applied to caches. Positions are part of cached keys
 /// (RoPE), so the tokens keep their original ones (`PositionRule::original`), and decoding goes on
 /// from the position of the unshortened sequence.
+///
+///   for (layers 0 … K, which ran before the pruning) {   // later ones hold the short sequence
+///     compact_cache(plan, keys_of_layer, workspace);     // HeadsView, [H_kv][at least P][d]
+///     compact_cache(plan, values_of_layer, workspace);
+///   }
+///
+/// After several prunings a layer needs those that came after it ran: `plan_1.then(plan_2)` for the
+/// layers before both, `plan_2` for those between.
 namespace tokenfold {
 
 /// What becomes of the cached rows of a token into which others are merged.

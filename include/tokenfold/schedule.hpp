@@ -147,6 +147,7 @@ class Schedule {
   /// of those that enter it (rounded down): 0.5 for ToMe, which can merge every other token only.
   Schedule clamped(Index visual, double most = 1) const {
     require_in_range("schedule: most", most, 0, 1);
+    require(visual >= 0, "schedule: negative token count ", visual);
     Schedule result = *this;
     for (Index& discard : result.discards_) {
       discard = std::min(discard, static_cast<Index>(most * static_cast<double>(visual)));

@@ -23,12 +23,13 @@
 #include "tokenfold/core/sequence.hpp"
 #include "tokenfold/core/survivors.hpp"
 
-// Around a method: how many tokens in which layer, many sequences at once, the KV cache, where an
-// output token comes from.
+// Around a method: how many tokens in which layer and what that saves, many sequences at once, the
+// KV cache, where an output token comes from.
 #include "tokenfold/batch.hpp"
 #include "tokenfold/core/executor.hpp"
 #include "tokenfold/core/grid_positions.hpp"
 #include "tokenfold/core/planes.hpp"
+#include "tokenfold/cost.hpp"
 #include "tokenfold/kv_cache.hpp"
 #include "tokenfold/schedule.hpp"
 #include "tokenfold/source_map.hpp"

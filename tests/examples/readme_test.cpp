@@ -42,7 +42,10 @@ std::string own_method() {
 }
 
 TEST(Readme, samples_are_those_of_the_examples) {
-  for (const std::string& sample : {quickstart(), own_method()}) {
+  const std::string choices = "examples/choices/choices.cpp";
+  for (const std::string& sample :
+       {quickstart(), own_method(), marked_sample(choices, "mix", ""),
+        marked_sample(choices, "by-name", "  "), marked_sample(choices, "around", "  ")}) {
     ASSERT_FALSE(sample.empty());
     EXPECT_NE(read("README.md").find("```cpp\n" + sample + "```"), std::string::npos)
         << "the README must show exactly:\n"

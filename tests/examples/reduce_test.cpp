@@ -160,8 +160,8 @@ const std::vector<Case>& cases() {
       {"sparsevlm_s5_n36_t9_l15r64", keep("sparsevlm", 17)},
       {"sparsevlm_s3_n64_t12_l15r96", keep("sparsevlm", 26)},
       {"sparsevlm_s20_n144_t15_l15r128", keep("sparsevlm", 36)},
-      {"sparsevlm_v2_s5_n40_t9_l15r64", keep("sparsevlm_v2", 20, {"head_dim=16"})},
-      {"sparsevlm_v2_s20_n144_t15_l15r128", keep("sparsevlm_v2", 60, {"head_dim=32"})},
+      {"sparsevlm_v2_s5_n40_t9_l15r64", keep("sparsevlm_v2", 20, {"preset=released"})},
+      {"sparsevlm_v2_s20_n144_t15_l15r128", keep("sparsevlm_v2", 60)},
       {"pyramiddrop_s5_n36_t9_stage0", ratio("pyramiddrop", 0.5)},
       {"pyramiddrop_s3_n50_t7_stage1", keep("pyramiddrop", 12)},
       {"pyramiddrop_s20_n144_t15_stage0", ratio("pyramiddrop", 0.5)},
@@ -436,6 +436,20 @@ TEST(ReduceForms, CropsAreReducedOneByOne) {
   }
 }
 
+TEST(ReduceForms, CropsNeedNoScoresAndMayKeepDifferentNumbers) {
+  const File file = golden("scope_crops2_n25_k11");
+  const File uniform = reduce_tool::reduce(file, keep("uniform", 3));
+  EXPECT_EQ(uniform.tensors.at("output").shape[0], 6);
+  EXPECT_FALSE(uniform.has("selection_gains"));
+
+  File keyed = file;  // PruMerge decides how many, crop by crop
+  keyed.tensors["keys"] = tensor({2, 26, 16}, floats(file, "tokens"));
+  const File adapted = reduce_tool::reduce(keyed, adaptive("prumerge", {"heads=mean"}));
+  const Tensor& picks = adapted.tensors.at("selection_indices");
+  const Integers kept = adapted.tensors.at("kept_indices").int64s();
+  EXPECT_EQ(picks.size(), static_cast<std::int64_t>(kept.size()));
+}
+
 TEST(ReduceForms, ReleasedCDPrunerScalesRelevanceOverAllCrops) {
   const File one = golden("cdpruner_n36_k9");
   File two = one;
@@ -644,6 +658,22 @@ TEST(ReduceOptions, TheDefaultRoundingIsTheMethods) {
   const char* fastv = "fastv_s3_n25_t7_r50_halfeven";  // 12.5
   EXPECT_EQ(rounded(fastv, ratio("fastv", 0.5)), Rounded("nearest_even", 12));
   EXPECT_EQ(rounded(fastv, ratio("fastv", 0.5, {"rounding=ceil"})), Rounded("ceil", 13));
+}
+
+TEST(ReduceOptions, MMTokAskedForEverythingReturnsIt) {
+  const File file = golden("mmtok_n49_m4_k8_padding");
+  for (const tokenfold::Index count : {49, 60}) {
+    EXPECT_EQ(reduce_tool::reduce(file, keep("mmtok", count)).tensors.at("output").shape[0], 49);
+  }
+  EXPECT_EQ(reduce_tool::reduce(file, keep("mmtok", 40)).tensors.at("output").shape[0], 40);
+}
+
+TEST(ReduceOptions, EVSAtARateKeepsTheFirstFrame) {
+  const File file = golden("evs_t3_g5x7_q90_firstframe");
+  const File out = reduce_tool::reduce(file, ratio("evs", 0.1));
+  EXPECT_EQ(out.tensors.at("kept_indices").int64s(), file.tensors.at("kept_indices").int64s());
+  const File half = golden("evs_t4_g6x6_q50");
+  EXPECT_EQ(reduce_tool::reduce(half, ratio("evs", 0.5)).tensors.at("output").shape[0], 72);
 }
 
 TEST(ReduceOptions, EViTInRasterOrderAndWithoutTheFusedToken) {
@@ -886,9 +916,17 @@ std::vector<Refusal> refusals() {
        discard("ficoco_v", 4),
        {"grid_positions", "F32"},
        replace("grid_positions", {16})},
+      {"MoreCropsThanRows",
+       v,
+       discard("ficoco_v", 4, {"crops=1000000000000"}),
+       {"there are not 1000000000000 crops in 17 rows"}},
+      {"HugeVideo", v, discard("ficoco_v", 4, {"grid=46340x46340", "frames=17"}), {"too many"}},
       {"ClsOutside", v, discard("ficoco_v", 4, {"cls=17"}), {"[CLS]"}},
-      {"PruMergeWithoutCls", m, adaptive("prumerge", {"cls=none"}), {"no [CLS] row"}},
-      {"EViTWithoutCls", e, ratio("evit", 0.5, {"cls=none"}), {"no [CLS] row"}},
+      {"PruMergeWithoutCls",
+       m,
+       adaptive("prumerge", {"cls=none", "visual_begin=1"}),
+       {"no [CLS] row"}},
+      {"EViTWithoutCls", e, ratio("evit", 0.5, {"cls=none", "visual_begin=1"}), {"no [CLS] row"}},
       {"EViTWithoutClsNorAttention",
        e,
        ratio("evit", 0.5, {"cls=none", "visual_begin=1"}),

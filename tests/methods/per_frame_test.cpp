@@ -20,6 +20,7 @@
 #include "tokenfold/methods/ficoco_v.hpp"
 #include "tokenfold/methods/frame_wise.hpp"
 #include "tokenfold/methods/prumerge.hpp"
+#include "tokenfold/methods/visionzip.hpp"
 
 namespace {
 
@@ -360,6 +361,38 @@ TEST(PerFrame, options_are_the_filters) {
   EXPECT_TRUE(set);
   EXPECT_GT(names, 3);
   EXPECT_EQ(method.filter.filter.fence, 2.5);
+}
+
+TEST(FrameWise, pooling_keeps_the_windows_of_frames_apart) {
+  const TokenLayout layout = TokenLayout::video(2, {2, 2});
+  const auto method = tokenfold::frame_wise(tokenfold::SpatialPooling{});
+  const auto weights =
+      support::dense_weights(method.plan(Sequence(layout), Budget::keep(2))).values;
+  EXPECT_EQ(weights, (std::vector<double>{0.25, 0.25, 0.25, 0.25, 0, 0, 0, 0,  //
+                                          0, 0, 0, 0, 0.25, 0.25, 0.25, 0.25}));
+}
+
+TEST(FrameWise, visionzip_without_contextual_tokens_in_a_frame_merges_nothing_into_it) {
+  Random random(5);
+  const TokenLayout layout = TokenLayout::video(2, {2, 4});
+  const auto attention =
+      support::tensor<double>(support::random_probabilities<double>(8 * 2, random));
+  const auto keys = support::tensor<double>(support::normal_matrix<double>(16, 6, random));
+  const Sequence sequence(layout, tokenfold::head_mean_attention(attention),
+                          tokenfold::Keys(tokenfold::split_heads(keys, 1)));
+  auto method = tokenfold::frame_wise(tokenfold::VisionZip{});
+  // 7 tokens are 4 + 3: at 10 in 64, 4 leave one contextual token, 3 leave none.
+  const tokenfold::ReductionPlan plan = method.plan(sequence, Budget::keep(7));
+  const auto weights = support::dense_weights(plan);
+  bool merged = false;
+  for (std::size_t row = 0; row < weights.rows; ++row) {
+    for (std::size_t column = 0; column < 16; ++column) {
+      const bool own_frame = (plan.kept()[static_cast<Index>(row)] < 8) == (column < 8);
+      EXPECT_TRUE(own_frame || weights(row, column) == 0) << row << ", " << column;
+      merged = merged || (weights(row, column) != 0 && weights(row, column) != 1);
+    }
+  }
+  EXPECT_TRUE(merged) << "the first frame has a contextual token";
 }
 
 }  // namespace

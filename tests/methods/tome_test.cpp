@@ -195,6 +195,8 @@ TEST(ToMe, discards_no_more_than_half) {
       const Outcome o = run(layout, keys, Budget::keep(0));
       EXPECT_EQ(static_cast<Index>(o.discarded.size()), n / 2);
       EXPECT_EQ(static_cast<Index>(o.kept.size()), layout.tokens() - n / 2);
+      // r is a wish, as in the release: more than there are is no error either.
+      EXPECT_EQ(run(layout, keys, Budget::discard(n + 5)).kept, o.kept);
       ToMe strict;
       strict.filter.clamp = false;
       EXPECT_EQ(run(layout, keys, Budget::discard(n / 2), strict).discarded, o.discarded);
@@ -217,8 +219,10 @@ TEST(ToMe, budgets_are_exact_up_to_half) {
           keep + 1);
     }
   }
-  EXPECT_EQ(support::refusal([&] { run(layout, keys_at(angles), Budget::discard(9)); }),
-            "budget: cannot discard 9 of 8 visual tokens");
+  EXPECT_EQ(support::refusal([&] { run(layout, keys_at(angles), Budget::keep(9)); }),
+            "budget: cannot keep 9 of 8 visual tokens");
+  EXPECT_EQ(support::refusal([&] { run(layout, keys_at(angles), Budget::discard(-1)); }),
+            "budget: cannot discard -1 of 8 visual tokens");
   EXPECT_EQ(support::refusal([&] { run(layout, keys_at(angles), Budget::adaptive()); }),
             "budget: this method has no rule of its own; give keep, discard or keep_ratio");
 }

@@ -152,7 +152,7 @@ TEST(VisionZip, only_contextual_tokens_is_pure_merging) {
 
 TEST(VisionZip, keeping_all_is_the_identity_and_none_leaves_cls) {
   for (const Index contextual : {-1, 0, 3, 8}) {
-    const VisionZip method = with_contextual(contextual, tokenfold::visionzip_released());
+    const VisionZip method = with_contextual(contextual);
     const Outcome o = run(method, attention, keys, Budget::keep(8));
     EXPECT_EQ(o.kept, (Rows{0, 1, 2, 3, 4, 5, 6, 7, 8}));
     EXPECT_TRUE(o.discarded.empty());
@@ -162,6 +162,17 @@ TEST(VisionZip, keeping_all_is_the_identity_and_none_leaves_cls) {
   const Outcome none = run({}, attention, keys, Budget::keep(0));
   EXPECT_EQ(none.kept, (Rows{0}));
   EXPECT_EQ(none.discarded, (Rows{1, 2, 3, 4, 5, 6, 7, 8}));
+}
+
+TEST(VisionZip, released_order_holds_for_all_tokens_too) {
+  // Dominant by [CLS] attention are five, every other row is contextual, as if not all were kept.
+  const VisionZip method = with_contextual(3, tokenfold::visionzip_released());
+  const Outcome all = run(method, attention, keys, Budget::keep(8));
+  const Outcome raster = run(with_contextual(3), attention, keys, Budget::keep(8));
+  EXPECT_FALSE(std::is_sorted(all.kept.begin(), all.kept.end()));
+  EXPECT_TRUE(std::is_sorted(all.kept.begin(), all.kept.begin() + 6));
+  EXPECT_TRUE(std::is_sorted(all.kept.begin() + 6, all.kept.end()));
+  EXPECT_TRUE(std::is_permutation(all.kept.begin(), all.kept.end(), raster.kept.begin()));
 }
 
 TEST(VisionZip, no_visual_tokens_is_the_identity) {
@@ -356,13 +367,9 @@ void compare_with_reference() {
     const Sequence sequence(layout, tokenfold::QueryKeyAttention<T>(heads(q), heads(k)));
     const Outcome o = support::run<T>(method, sequence, Budget::keep(keep), input.tokens);
     const double tolerance = std::is_same_v<T, float> ? 2e-5 : 1e-6;
-    if (keep < n) {
-      ASSERT_EQ(o.kept, support::indices(expected.kept)) << "case " << i;
-      EXPECT_TRUE(support::close(o.weights.values, expected.weights.values, 1e-6));
-      EXPECT_TRUE(support::close(o.output.values, expected.output.values, tolerance, 1e-6));
-    } else {  // nothing changes, not even the order
-      EXPECT_TRUE(std::is_sorted(o.kept.begin(), o.kept.end()));
-    }
+    ASSERT_EQ(o.kept, support::indices(expected.kept)) << "case " << i;
+    EXPECT_TRUE(support::close(o.weights.values, expected.weights.values, 1e-6));
+    EXPECT_TRUE(support::close(o.output.values, expected.output.values, tolerance, 1e-6));
     EXPECT_TRUE(support::close(o.scores, expected.scores, tolerance));
     std::vector<Index> destinations;
     for (const support::Link& link : o.links) destinations.push_back(link.target);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "tokenfold/core/options.hpp"
@@ -33,7 +34,8 @@ class Budget {
     return {Kind::ratio, 0, ratio, rounding};
   }
 
-  /// Let the method decide; only for methods with a rule of their own (PruMerge).
+  /// Let the method decide; only for methods with a rule of their own (PruMerge, SparseVLM,
+  /// VidCom2, pooling).
   static Budget adaptive() { return {Kind::adaptive, 0, 0, {}}; }
 
   bool is_adaptive() const { return kind_ == Kind::adaptive; }
@@ -58,6 +60,12 @@ class Budget {
     fail("budget: this method has no rule of its own; give keep, discard or keep_ratio");
   }
   Index discard_count(Index visual) const { return visual - keep_count(visual); }
+  /// The same for a method that can discard no more than `most` at a time and takes less for it,
+  /// also where the budget asks for more than there are.
+  Index discard_count_up_to(Index visual, Index most) const {
+    const bool too_many = kind_ == Kind::discard && count_ > visual;
+    return std::min(too_many ? visual : discard_count(visual), most);
+  }
 
  private:
   enum class Kind { keep, discard, ratio, adaptive };

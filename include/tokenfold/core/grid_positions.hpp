@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "tokenfold/core/layout.hpp"
 #include "tokenfold/core/views.hpp"
@@ -42,7 +43,11 @@ inline GridPosition grid_position(const TokenLayout& layout, Token cell, double 
 /// after the largest position so far.
 ///
 /// Of a whole sequence this is what `ReductionPlan::positions` expects; of one that was shortened
-/// (`Survivors::layout`) by selection it is what `positions` gives with PositionRule::packed.
+/// (`Survivors::layout`) by selection it is what `positions` gives with PositionRule::packed, if
+/// every visual row has a cell. Where separators stand between patches take `positions`: it leaves
+/// them where they were, here they follow the patches that are left.
+///
+/// Throws if a position would not fit 32 bits.
 inline std::int32_t mrope_positions(const TokenLayout& layout, std::int32_t first,
                                     MatrixView<std::int32_t> out, double frame_step = 1) {
   require(out.rows() == 3 && out.cols() == layout.tokens(),
@@ -51,6 +56,13 @@ inline std::int32_t mrope_positions(const TokenLayout& layout, std::int32_t firs
   require(layout.has_grid() || layout.visual_count() == 0,
           "mrope positions: the layout has no patch grid");
   require(frame_step >= 0, "mrope positions: frame_step must not be negative, got ", frame_step);
+  // No position is larger than this: text counts up, a patch adds its frame, row or column.
+  const double largest = static_cast<double>(first) + static_cast<double>(layout.tokens()) +
+                         static_cast<double>(layout.frames()) * (frame_step + 1) +
+                         static_cast<double>(layout.grid().height + layout.grid().width);
+  require(largest < static_cast<double>(std::numeric_limits<std::int32_t>::max()),
+          "mrope positions: positions from ", first, " on, a frame every ", frame_step,
+          ", do not fit 32 bits");
   const Range visual = layout.visual_range();
   std::int32_t next = first;
   const auto write = [&](Index row, GridPosition p) {

@@ -164,6 +164,13 @@ inline TokenLayout::TokenLayout(const LayoutDescription& d)
 inline void TokenLayout::check_grid() const {
   require(grid_.height >= 0 && grid_.width >= 0, "layout: negative grid ", grid_.height, " x ",
           grid_.width);
+  // Cells are 32-bit numbers; products are formed only once they cannot overflow.
+  constexpr Index most = (Index{1} << 31) - 1;
+  const bool fits = grid_.height <= most && grid_.width <= most &&
+                    (grid_.height == 0 || grid_.width <= most / grid_.height) &&
+                    (grid_.cells() == 0 || frames_ <= most / grid_.cells());
+  require(fits, "layout: ", frames_, " x ", grid_.height, " x ", grid_.width,
+          " grid cells are too many");
   require(frames_ >= 1 && (frames_ == 1 || has_grid()), "layout: ", frames_,
           " frames need a patch grid");
 }
@@ -191,6 +198,10 @@ inline void TokenLayout::check() const {
           "layout: text_before overlaps the visual rows");
   require(after.empty() || visual_.empty() || after.begin >= visual_range_.end,
           "layout: text_after overlaps the visual rows");
+  for (const Token row : padding_) {
+    require(!before.contains(row) && !after.contains(row), "layout: row ", row,
+            " is both text and padding");
+  }
   require(before.empty() || after.empty() || before.end <= after.begin,
           "layout: text_before and text_after overlap");
   if (cls_) {
@@ -208,6 +219,8 @@ inline void TokenLayout::check() const {
 inline TokenLayout TokenLayout::encoder(Grid grid, ClsToken cls, Index registers) {
   require(grid.height >= 1 && grid.width >= 1, "layout: bad patch grid ", grid.height, " x ",
           grid.width);
+  require(grid.height < (Index{1} << 31) / grid.width, "layout: ", grid.height, " x ", grid.width,
+          " grid cells are too many");
   require(registers >= 0, "layout: negative register count ", registers);
   LayoutDescription d;
   d.grid = grid;
@@ -223,6 +236,9 @@ inline TokenLayout TokenLayout::encoder(Grid grid, ClsToken cls, Index registers
 inline TokenLayout TokenLayout::video(Index frames, Grid grid) {
   require(frames >= 1 && grid.height >= 1 && grid.width >= 1, "layout: bad video of ", frames,
           " frames of ", grid.height, " x ", grid.width);
+  require(grid.height < (Index{1} << 31) / grid.width &&
+              frames < (Index{1} << 31) / (grid.height * grid.width),
+          "layout: ", frames, " x ", grid.height, " x ", grid.width, " grid cells are too many");
   LayoutDescription d;
   d.tokens = frames * grid.cells();
   d.visual = {0, d.tokens};

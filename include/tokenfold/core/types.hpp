@@ -51,7 +51,7 @@ struct Grid {
 };
 
 /// A contiguous array that belongs to somebody else. `std::span` with a signed index, so that it
-/// mixes with Eigen without casts. Converts from and to the standard containers.
+/// mixes with Eigen without casts. Converts from the standard containers.
 template <class T>
 class Span {
  public:

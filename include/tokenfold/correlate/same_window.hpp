@@ -8,12 +8,12 @@
 namespace tokenfold::correlate {
 
 /// Every discarded token goes to the preserved token of its window, all with strength 1. A window
-/// is a score: of two preserved tokens of the same window the first one takes all.
+/// is a frame and a score: of two preserved tokens of the same window the first one takes all.
 ///
 /// Reads: the scores of the partition, which must number windows (filter::GridWindows). If the
 /// sequence has features, tokens that are not finite in these go nowhere.
 /// Strengths: 1.
-/// Cost: O(N + cells).
+/// Cost: O(frames · (N + cells)).
 struct SameWindow {
   template <HasLayout S>
   void operator()(const S& sequence, const Partition& partition, Correlation& correlation,
@@ -24,14 +24,15 @@ struct SameWindow {
             " scores for ", layout.visual_count(), " visual tokens");
     const Index most = layout.frames() * layout.grid().cells() + layout.visual_count();
     const auto window_of = [&](Token row) {
-      const double number = windows[layout.ordinal(row)];
+      const Index v = layout.ordinal(row);
+      const double number = windows[v];
       require(number >= 0 && number < static_cast<double>(most) && number == std::floor(number),
               "same window: the filter's scores must number windows, got ", number);
-      return static_cast<Index>(number);
+      return layout.frame_of(layout.cells()[v]) * most + static_cast<Index>(number);
     };
 
     Workspace::Frame frame(workspace);
-    const Span<Token> target = workspace.take_filled<Token>(most, no_token);
+    const Span<Token> target = workspace.take_filled<Token>(layout.frames() * most, no_token);
     for (const Token row : partition.preserved) {
       Token& first = target[window_of(row)];
       first = first == no_token ? row : first;

@@ -60,13 +60,12 @@ struct BipartiteSimilarity {
                   Workspace& workspace) const {
     const TokenLayout& layout = sequence.layout;
     const Index n = layout.visual_count();
-    const Index asked = budget.discard_count(n);
     Workspace::Frame frame(workspace);
     const Halves halves = split(layout, workspace);
     const Index most = halves.b.empty() ? 0 : std::min(n / 2, halves.a.size());
-    require(clamp || asked <= most, "bipartite similarity: cannot merge ", asked, " of ", n,
+    const Index merged = clamp ? budget.discard_count_up_to(n, most) : budget.discard_count(n);
+    require(merged <= most, "bipartite similarity: cannot merge ", merged, " of ", n,
             " visual tokens into the others, at most ", most, " (clamp merges that many)");
-    const Index merged = std::min(asked, most);
 
     partition.scores.assign(static_cast<std::size_t>(n), no_match);
     if (merged > 0) {

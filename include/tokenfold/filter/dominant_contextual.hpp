@@ -129,8 +129,7 @@ struct DominantContextual {
       partition.preserved.push_back(layout.visual()[v]);
       partition.targets.push_back(layout.visual()[v]);
     }
-    const auto kept = static_cast<Index>(partition.preserved.size());
-    if (order == DominantOrder::raster || kept == layout.visual_count()) {
+    if (order == DominantOrder::raster) {
       std::sort(partition.preserved.begin(), partition.preserved.end());
     }
     if (sample.empty() && !dominant.empty()) {

@@ -69,7 +69,8 @@ struct FrameDissimilarity {
       }
     }
     require(keep == 0 || keep >= new_tokens, "frame dissimilarity: the first frame's ", new_tokens,
-            " tokens are always preserved, cannot keep ", keep);
+            " tokens are always preserved, cannot keep ", keep,
+            "; evs_keep_count() takes care of it");
     preserve_highest(layout, keep, TokenOrder::raster, partition, workspace);
   }
 

@@ -90,7 +90,12 @@ struct PerFrame {
       filter(detail::WithLayout<S>(sequence, alone),
              budget.is_adaptive() ? budget : Budget::keep(keep[t]), part, workspace);
       has_targets = has_targets || !part.targets.empty();
-      append(partition.targets, part.absorbing());
+      // A frame that drops tokens without naming them has nobody to take them over, nor others'.
+      const bool names_all =
+          part.preserved.size() + part.discarded.size() >= static_cast<std::size_t>(runs[t].size());
+      if (names_all || !part.targets.empty()) {
+        append(partition.targets, part.absorbing());
+      }
       append(partition.preserved, part.preserved);
       append(partition.discarded, part.discarded);
       append(partition.scores, part.scores);

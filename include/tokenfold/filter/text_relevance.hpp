@@ -85,6 +85,9 @@ void text_relevance(const S& sequence, filter::RelevanceSign sign, Span<double> 
   const TokenLayout& layout = sequence.layout;
   if constexpr (HasRelevance<S>) {
     if (!sequence.relevance.empty()) {
+      require(sequence.relevance.matrix.cols() == 1,
+              "cdpruner: relevance must be one number a row, got ",
+              sequence.relevance.matrix.cols());
       const auto given = visual_rows(layout, sequence.relevance, "cdpruner: relevance", workspace);
       for (Index v = 0; v < out.size(); ++v) {
         out[v] = static_cast<double>(given(v, 0));

@@ -51,7 +51,8 @@ using SparseVLMWithoutRecycling = Pipeline<filter::TextRaters, correlate::None, 
 ///   correlate   nothing
 ///   compress    preserved tokens unchanged, the others are dropped
 ///
-/// As released, but with a floor on w, which crosses zero at long distances.
+/// As released, but with a floor on w, which crosses zero at long distances
+/// (`sparsevlm_v2_released()`: without).
 ///
 /// Where: as v1.5, with the counts of `sparsevlm_v2_schedule`.
 /// Needs: the raters' rows of attention in every head, as probabilities, or their queries and the
@@ -59,6 +60,11 @@ using SparseVLMWithoutRecycling = Pipeline<filter::TextRaters, correlate::None, 
 /// Returns: a selection in order; original positions are kept (`PositionRule::original`).
 /// Cost: one attention row a rater.
 using SparseVLMv2 = Pipeline<filter::UnbiasedRaters, correlate::None, compress::Drop>;
+
+/// Without the floor on w.
+inline SparseVLMv2 sparsevlm_v2_released() {
+  return {.filter = {.rope = {.floor = -1}}, .correlate = {}, .compress = {}};
+}
 
 /// The paper's text: clusters are joined by cosine and summed. Its raters are those of
 /// `text_raters(…, RaterThreshold::at_least_mean)`, its counts those of `Budget::adaptive()`.

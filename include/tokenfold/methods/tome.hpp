@@ -24,7 +24,7 @@ namespace tokenfold {
 /// As released. Two things to know before use:
 ///
 /// A step discards at most half of the tokens, ⌊N/2⌋; a budget that asks for more discards those
-/// and no more (`filter.clamp` = false: it throws).
+/// and no more, even `Budget::discard` of more than there are (`filter.clamp` = false: it throws).
 ///
 /// The preserved tokens come back in the release's order, what is left of A and then B, so
 /// `ReductionPlan::kept` does not ascend. The next layer must split that order, which `Survivors`

@@ -40,8 +40,9 @@ inline VidCom2 vidcom2_released(double retention = 0.25) {
   return {.filter = {.retention = retention}, .correlate = {}, .compress = {}};
 }
 
-/// As vLLM, for `Budget::keep(vidcom2_keep_count(frames, tokens_per_frame, retention))`.
-inline VidCom2 vidcom2_vllm(double retention = 0.25) {
+/// As vLLM, for `Budget::keep(vidcom2_keep_count(frames, tokens_per_frame, retention))`. Without a
+/// retention frame budgets are made from the count's own share, which may round differently.
+inline VidCom2 vidcom2_vllm(double retention = 0) {
   return {.filter = {.retention = retention, .may_empty_frames = true},
           .correlate = {},
           .compress = {}};

@@ -25,9 +25,13 @@ struct Inputs {
   TokenRows<T> features = {};
   TokenRows<T> image_embeddings = {};
   MatrixView<const T> text_embeddings = {};
+  /// One number a row: [rows × 1].
   TokenRows<T> relevance = {};
+  /// One a row of the sequence, [P].
   Span<const float> sizes = {};
+  /// Rows of the sequence; see filter/raters.hpp.
   Span<const Token> raters = {};
+  /// One a row of the sequence, [P].
   Span<const std::int32_t> positions = {};
 };
 

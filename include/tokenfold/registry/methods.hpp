@@ -150,7 +150,8 @@ void for_each_method(Use&& use) {
       {{"published", sparsevlm_published}}});
   use(MethodLine<SparseVLMv2>{{.name = "sparsevlm_v2",
                                .summary = "the same without position bias and without clusters",
-                               .place = decoder}});
+                               .place = decoder},
+                              {{"released", sparsevlm_v2_released}}});
   use(MethodLine<DART>{{.name = "dart",
                         .summary = "least similar to a few pivots of long keys",
                         .place = decoder,
