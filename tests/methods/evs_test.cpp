@@ -95,7 +95,8 @@ TEST(EVS, a_budget_below_the_first_frame_is_refused_but_for_none) {
   const auto x = at_angles({0, 0, 0, 30, 30, 30});
   const auto layout = TokenLayout::video(2, {1, 3});
   EXPECT_EQ(support::refusal([&] { evs(layout, x, 2); }),
-            "frame dissimilarity: the first frame's 3 tokens are always preserved, cannot keep 2");
+            "frame dissimilarity: the first frame's 3 tokens are always preserved, cannot keep 2; "
+            "evs_keep_count() takes care of it");
   EXPECT_EQ(evs(layout, x, 0).kept, Rows{});
   EXPECT_EQ(evs(layout, x, 3).kept, (Rows{0, 1, 2}));
 }
