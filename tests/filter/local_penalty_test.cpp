@@ -47,20 +47,20 @@ TEST(LocalPenalty, windows_need_not_be_square) {
   const TokenLayout layout = TokenLayout::encoder({3, 5});
   const std::vector<double> scores = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   // 3 rows x 2 columns: columns 0-1, 2-3, 4; the highest is in the last row.
-  EXPECT_EQ(penalised(layout, scores, {3, 2, 4}),
+  EXPECT_EQ(penalised(layout, scores, {{3, 2}, 4}),
             (std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 48, 13, 56, 60}));
   // Larger than the grid: one window.
-  EXPECT_EQ(penalised(layout, scores, {9, 9, 2}),
+  EXPECT_EQ(penalised(layout, scores, {{9, 9}, 2}),
             (std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 30}));
 }
 
 TEST(LocalPenalty, windows_of_one_cell_scale_every_token) {
-  EXPECT_EQ(penalised(TokenLayout::encoder({2, 2}), {1, -2, 0, 3}, {1, 1, 2}),
+  EXPECT_EQ(penalised(TokenLayout::encoder({2, 2}), {1, -2, 0, 3}, {{1, 1}, 2}),
             (std::vector<double>{2, -1, 0, 6}));
 }
 
 TEST(LocalPenalty, coefficient_one_switches_it_off_even_without_a_grid) {
-  EXPECT_EQ(penalised(TokenLayout::decoder(1, 3, 1), {1, 2, 3}, {2, 2, 1}),
+  EXPECT_EQ(penalised(TokenLayout::decoder(1, 3, 1), {1, 2, 3}, {{2, 2}, 1}),
             (std::vector<double>{1, 2, 3}));
 }
 
@@ -95,12 +95,12 @@ TEST(LocalPenalty, refuses_what_is_no_penalty) {
   const auto message = [&](const LocalPenalty& penalty) {
     return support::refusal([&] { penalised(layout, scores, penalty); });
   };
-  EXPECT_EQ(message({2, 2, 0.5}), "local penalty: coefficient must be at least 1, got 0.5");
-  EXPECT_EQ(message({2, 2, infinity}), "local penalty: coefficient must be at least 1, got inf");
-  EXPECT_EQ(message({2, 2, std::nan("")}),
+  EXPECT_EQ(message({{2, 2}, 0.5}), "local penalty: coefficient must be at least 1, got 0.5");
+  EXPECT_EQ(message({{2, 2}, infinity}), "local penalty: coefficient must be at least 1, got inf");
+  EXPECT_EQ(message({{2, 2}, std::nan("")}),
             "local penalty: coefficient must be at least 1, got nan");
-  EXPECT_EQ(message({0, 2, 2}), "local penalty: bad window 0 x 2");
-  EXPECT_EQ(message({2, -1, 2}), "local penalty: bad window 2 x -1");
+  EXPECT_EQ(message({{0, 2}, 2}), "local penalty: bad window 0 x 2");
+  EXPECT_EQ(message({{2, -1}, 2}), "local penalty: bad window 2 x -1");
   EXPECT_EQ(support::refusal([&] { penalised(TokenLayout::decoder(0, 4, 0), scores); }),
             "local penalty: the layout has no patch grid");
 }

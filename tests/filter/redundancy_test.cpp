@@ -83,7 +83,7 @@ TEST_F(VisionRedundancyTest, l2_brings_both_terms_to_length_one) {
 }
 
 TEST_F(VisionRedundancyTest, penalises_one_token_of_every_window) {
-  filter_.penalty = {1, 2, 2};
+  filter_.penalty = {{1, 2}, 2};
   const Partition p = filtered(filter_, layout_, attention_, Budget::keep(2));
   EXPECT_TRUE(support::close(p.scores, {0.5, -0.1, 0, -0.075}, 1e-13, 1e-13));
 }

@@ -89,7 +89,8 @@ Case random_case(Random& random) {
   if (random.chance(0.5)) c.direction = AttentionDirection::given;
   if (random.chance(0.5)) c.kind = AttentionKind::logits;
   if (random.chance(0.5)) c.normalization = ScoreNormalization::l2;
-  const LocalPenalty penalties[] = {{2, 2, 2}, {1, 1, 2}, {3, 2, 1.5}, {2, 3, 4}, {2, 2, 1}};
+  const LocalPenalty penalties[] = {
+      {{2, 2}, 2}, {{1, 1}, 2}, {{3, 2}, 1.5}, {{2, 3}, 4}, {{2, 2}, 1}};
   c.penalty = penalties[random.below(5)];
   const double lambdas[] = {0.35, 0.65, 0, 1, 0.5};
   c.lambda = lambdas[random.below(5)];
