@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <map>
-#include <string_view>
 #include <utility>
 
 #include "tokenfold/methods/ficoco_vl.hpp"
@@ -15,41 +13,13 @@ namespace {
 
 namespace tf = tokenfold;
 
-/// As the papers spell it; a method that is not listed goes by its name in the registry.
-std::string spelled(std::string_view name) {
-  static const std::map<std::string_view, const char*> kNames{
-      {"ficoco_v", "FiCoCo-V"},
-      {"ficoco_l", "FiCoCo-L"},
-      {"tome", "ToMe"},
-      {"tome_every_kth", "ToMe, every k-th"},
-      {"tome_random", "ToMe, random"},
-      {"evit", "EViT"},
-      {"ivtp", "IVTP"},
-      {"prumerge", "PruMerge"},
-      {"prumerge_plus", "PruMerge+"},
-      {"visionzip", "VisionZip"},
-      {"divprune", "DivPrune"},
-      {"cdpruner", "CDPruner"},
-      {"mmtok", "MMTok"},
-      {"scope", "SCOPE"},
-      {"tops", "TOPS"},
-      {"fastv", "FastV"},
-      {"pyramiddrop", "PyramidDrop"},
-      {"sparsevlm", "SparseVLM"},
-      {"sparsevlm_v2", "SparseVLM v2"},
-      {"dart", "DART"},
-      {"evs", "EVS"},
-      {"vidcom2", "VidCom2"},
-      {"uniform", "uniform sampling"},
-      {"random", "random sampling"},
-      {"pooling", "average pooling"}};
-  const auto found = kNames.find(name);
-  return found != kNames.end() ? found->second : std::string(name);
+std::string spelled(const tf::MethodInfo& info) {
+  return std::string(info.title.empty() ? info.name : info.title);
 }
 
 Group group_of(const tf::MethodInfo& info) {
-  if (info.summary.starts_with("baseline")) return Group::baseline;
-  if (info.summary.starts_with("video")) return Group::video;
+  if (info.baseline) return Group::baseline;
+  if (info.video) return Group::video;
   switch (info.place) {
     case tf::Place::encoder:
       return Group::encoder;
@@ -141,7 +111,7 @@ Outcome Study::one(const tf::MethodInfo& info, std::span<const tf::Budget> budge
       decoder ? tf::TokenLayout::decoder(kPromptTokens, n, kQuestionTokens, layout_.grid())
               : layout_;
   const Layer input = decoder ? after_encoder(layer_, n) : layer_;
-  return measured(spelled(info.name), group_of(info), [&] {
+  return measured(spelled(info), group_of(info), [&] {
     const Cost cost = steps_.run(*method, input, layout, budgets, decoder);
     return Outcome{.patches = steps_.total().within(layout.visual_range()),
                    .steps = steps_.count(),
@@ -231,7 +201,7 @@ std::vector<Outcome> study_video(std::span<const Encoded> frames, Index tokens) 
   for (const tf::MethodInfo& info : tf::list_methods()) {
     if (group_of(info) != Group::video && info.name != "uniform") continue;
     outcomes.push_back(
-        {.method = spelled(info.name),
+        {.method = spelled(info),
          .group = group_of(info),
          .patches = tf::make_reducer<float>(info.name)->plan(inputs, tf::Budget::keep(tokens))});
   }

@@ -13,6 +13,7 @@
 #include <tokenfold/registry.hpp>
 #include <tokenfold/source_map.hpp>
 #include <tokenfold/version.hpp>
+#include <utility>
 #include <vector>
 
 #include "crops.hpp"
@@ -350,9 +351,7 @@ inline void keep_everything(safetensors::File& file, Request& request) {
 }
 
 template <class T>
-safetensors::File reduce_crops(const safetensors::File& whole, const Request& asked) {
-  safetensors::File in = whole;
-  Request request = asked;
+safetensors::File reduce_crops(safetensors::File in, Request request) {
   keep_everything(in, request);
   Job<T> job(request.method);
   job.set(request.settings);
@@ -360,34 +359,29 @@ safetensors::File reduce_crops(const safetensors::File& whole, const Request& as
   const Index crops = job.crops.value_or(1);
   if (crops == 1) return reduce_as<T>(in, request, job);
   if (crops < 1) throw Error("option crops must be at least 1, got " + std::to_string(crops));
-  Request each = request;
-  relevance_of_crops(in, job, each);
-  std::vector<safetensors::File> parts;
-  const Index all_rows = in.has("tokens") && !in.tensors.at("tokens").shape.empty()
-                             ? static_cast<Index>(in.tensors.at("tokens").shape[0])
-                             : 0;
+  if (!in.has("tokens")) throw Error("the file has no tensor tokens; it has " + contents(in));
+  relevance_of_crops(in, job, request);
+  const Shape& shape = in.tensors.at("tokens").shape;
+  const Index all_rows = shape.empty() ? 0 : static_cast<Index>(shape[0]);
   if (crops > all_rows) {
     throw Error("option crops: there are not " + std::to_string(crops) + " crops in " +
                 std::to_string(all_rows) + " rows of tokens");
   }
-  Index rows = 0;
+  std::vector<safetensors::File> parts;
   for (Index crop = 0; crop < crops; ++crop) {
-    const safetensors::File part = crop_of(in, crop, crops);
-    if (!part.has("tokens")) throw Error("the file has no tensor tokens; it has " + contents(in));
-    rows = static_cast<Index>(part.tensors.at("tokens").shape.at(0));
-    Job<T> part_job(each.method);
-    part_job.set(each.settings);
-    parts.push_back(reduce_as<T>(part, each, part_job));
+    Job<T> part_job(request.method);
+    part_job.set(request.settings);
+    parts.push_back(reduce_as<T>(crop_of(in, crop, crops), request, part_job));
   }
-  return join_crops(parts, rows);
+  return join_crops(parts, all_rows / crops);
 }
 
 }  // namespace detail
 
 // Throws Error, std::invalid_argument or std::runtime_error with one line that says what is wrong.
-inline safetensors::File reduce(const safetensors::File& in, const Request& request) {
-  return request.in_double ? detail::reduce_crops<double>(in, request)
-                           : detail::reduce_crops<float>(in, request);
+inline safetensors::File reduce(safetensors::File in, const Request& request) {
+  return request.in_double ? detail::reduce_crops<double>(std::move(in), request)
+                           : detail::reduce_crops<float>(std::move(in), request);
 }
 
 }  // namespace reduce_tool

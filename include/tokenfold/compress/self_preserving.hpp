@@ -2,9 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
-#include "tokenfold/compress/links_by_target.hpp"
+#include "tokenfold/compress/shares_by_target.hpp"
 
 namespace tokenfold::compress {
 
@@ -37,21 +36,7 @@ struct SelfPreserving {
                   PlanWriter& writer, Workspace& workspace) const {
     require_in_range("self-preserving: max_recycled_share", max_recycled_share, 0, 1);
     Workspace::Frame frame(workspace);
-    const Span<double> total = workspace.take<double>(correlation.source_count());
-    for (Index i = 0; i < total.size(); ++i) {
-      double sum = 0;
-      for (const double strength : correlation.strengths(i)) {
-        sum += std::isfinite(strength) ? std::max(0.0, strength) : strength;
-      }
-      total[i] = std::isfinite(sum) && sum > 0 ? sum : 0;
-    }
-    const detail::LinksByTarget links(
-        sequence.layout.tokens(), correlation,
-        [&](Index i, Index l) {
-          return total[i] > 0 ? correlation.strengths(i)[l] / total[i] : 0.0;
-        },
-        workspace);
-
+    const auto links = detail::shares_by_target(sequence.layout, correlation, workspace);
     const double most = max_recycled_share / (1 - max_recycled_share);  // +∞ at 1
     for (const Token token : partition.preserved) {
       double recycled = 0;

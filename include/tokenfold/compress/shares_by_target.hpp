@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "tokenfold/compress/links_by_target.hpp"
@@ -8,14 +9,15 @@
 namespace tokenfold::detail {
 
 /// The links by target, each with the share α_ij of its source that it carries: its strength over
-/// the sum of the source's strengths. A source whose strengths do not sum to a positive finite
-/// number gives nothing. Memory from the enclosing workspace frame.
+/// the sum of the source's strengths. Negative strengths (cosines) count as none; a source without a
+/// positive one, or with one that is not finite, gives nothing. Memory from the enclosing workspace
+/// frame.
 inline LinksByTarget shares_by_target(const TokenLayout& layout, const Correlation& correlation,
                                       Workspace& workspace) {
   const Span<double> total = workspace.take_filled<double>(correlation.source_count(), 0);
   for (Index i = 0; i < total.size(); ++i) {
     for (const double strength : correlation.strengths(i)) {
-      total[i] += strength;
+      total[i] += std::isfinite(strength) ? std::max(0.0, strength) : strength;
     }
   }
   const auto share = [&](Index i, Index l) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "tokenfold/core/views.hpp"
 #include "tokenfold/core/workspace.hpp"
@@ -12,6 +14,18 @@
 /// rows that already have the accumulator's type are used where they lie. Heads that are adjacent
 /// in memory are one wide product instead of H narrow ones.
 namespace tokenfold::detail {
+
+/// Σ x_c² of one row: in the row's own type, which Eigen vectorises, unless the squares overflow it
+/// or fall below it. Infinite or NaN only if the row is (or a double row too long for its square).
+template <class Row>
+double squared_norm(const Row& row) {
+  using Limits = std::numeric_limits<typename Row::Scalar>;
+  // Sums of squares below this have lost terms to underflow.
+  constexpr double least =
+      static_cast<double>(Limits::min()) / static_cast<double>(Limits::epsilon());
+  const auto own = static_cast<double>(row.squaredNorm());
+  return own >= least && std::isfinite(own) ? own : row.template cast<double>().squaredNorm();
+}
 
 /// Rows that are widened at a time: 64 rows of 1024 floats fill a quarter of a typical L2 cache.
 inline constexpr Index widening_block = 64;

@@ -38,11 +38,7 @@ class CosineRows {
         valid_(workspace.take<bool>(x.rows())) {
     for_each_row_block(x, workspace, [&](Range block, MatrixView<const Acc> rows) {
       for (Index i = 0; i < block.size(); ++i) {
-        auto square = static_cast<double>(rows.map().row(i).squaredNorm());
-        if (!(square >= safe_square && std::isfinite(square))) {
-          // The square of a finite float overflows float, or falls below it.
-          square = rows.map().row(i).template cast<double>().squaredNorm();
-        }
+        const double square = squared_norm(rows.map().row(i));
         const double norm = std::sqrt(square);
         const auto inverse = static_cast<Acc>(1 / norm);
         // A product with a unit vector must not overflow either.
@@ -101,10 +97,6 @@ class CosineRows {
   }
 
  private:
-  /// Sums of squares below this have lost terms to underflow.
-  static constexpr double safe_square =
-      static_cast<double>(std::numeric_limits<Acc>::min()) / std::numeric_limits<Acc>::epsilon();
-
   MatrixView<const T> x_;
   Span<Acc> inverse_norm_;
   Span<bool> valid_;

@@ -21,16 +21,14 @@ constexpr auto enum_names(RowNorm) {
 
 namespace tokenfold::detail {
 
-/// Σ |x_c| or Σ x_c² of one row. In the row's own type, which Eigen vectorises, unless that
-/// overflows.
+/// Σ |x_c| or Σ x_c² of one row; neither overflows float.
 template <class Row>
 double norm_sum(const Row& row, filter::RowNorm norm) {
-  const auto sum = [&](const auto& values) {
-    return static_cast<double>(norm == filter::RowNorm::l1 ? values.cwiseAbs().sum()
-                                                           : values.squaredNorm());
-  };
-  const double own = sum(row);
-  return std::isfinite(own) ? own : sum(row.template cast<double>());
+  if (norm == filter::RowNorm::l2) {
+    return squared_norm(row);
+  }
+  const auto own = static_cast<double>(row.cwiseAbs().sum());
+  return std::isfinite(own) ? own : row.template cast<double>().cwiseAbs().sum();
 }
 
 /// out[i] = ‖x_i‖, heads concatenated. Not finite where the row is not.

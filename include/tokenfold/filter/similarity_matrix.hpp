@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "tokenfold/core/similarity.hpp"
@@ -27,10 +26,7 @@ void similarity_matrix(const CosineRows<T>& cosines, MatrixView<Accumulator<T>> 
     cosines.against(rows.subspan(begin, block.size()), right, upper, workspace);
     for (Index j = begin; j < n; ++j) {
       for (Index i = begin; i < std::min(j + 1, block.end); ++i) {
-        // Rows as long as the type can hold have finite norms, but not finite products.
-        const auto cosine = std::isfinite(out(i, j)) ? out(i, j) : Accumulator<T>(0);
-        out(i, j) = cosine;
-        out(j, i) = cosine;
+        out(j, i) = out(i, j);
       }
     }
   }

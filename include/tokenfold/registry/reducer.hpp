@@ -29,6 +29,8 @@ constexpr auto enum_names(Place) {
 /// What there is to know of a method before it is made.
 struct MethodInfo {
   std::string_view name;
+  /// As its paper spells it; empty: `name`.
+  std::string_view title = {};
   std::string_view summary;
   Place place;
   /// How the authors' code turns a ratio into a count.
@@ -39,6 +41,10 @@ struct MethodInfo {
   bool needs_cls = false;
   /// Hands [CLS] on to the decoder, unlike other methods after the encoder.
   bool returns_cls = false;
+  /// Compares frames: the layout must be that of a video.
+  bool video = false;
+  /// Looks at no token.
+  bool baseline = false;
 };
 
 /// An option of a method, with its present value.
