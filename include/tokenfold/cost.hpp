@@ -50,7 +50,7 @@
 /// Left out: rotary embedding, embedding lookup, and of operations softmax and norms (0.04 %).
 namespace tokenfold {
 
-/// The sizes of a transformer, as in its configuration file. Queries are as wide as tokens.
+/// The sizes of a transformer, as in its configuration file.
 struct TransformerShape {
   Index layers = 0;
   Index width = 0;            ///< d, channels of a token
@@ -59,6 +59,7 @@ struct TransformerShape {
   Index heads = 0;            ///< of the queries
   Index key_value_width = 0;  ///< channels of K, and of V: d, or less with grouped queries
   Index vocabulary = 0;       ///< 0 without an output head
+  Index query_width = 0;      ///< channels of Q and of what attention returns; 0: d
 };
 
 /// LLaVA-1.5's language models, Vicuna 7B and 13B.
@@ -161,10 +162,11 @@ inline std::int64_t packed_bytes(std::int64_t values, Index bits) {
 
 inline void require_shape(const TransformerShape& shape) {
   require(shape.layers > 0 && shape.width > 0 && shape.ffn > 0 && shape.heads > 0 &&
-              shape.key_value_width > 0 && shape.vocabulary >= 0,
+              shape.key_value_width > 0 && shape.vocabulary >= 0 && shape.query_width >= 0,
           "cost: layers, width, ffn, heads and key_value_width must be positive, got ",
           shape.layers, ", ", shape.width, ", ", shape.ffn, ", ", shape.heads, ", ",
-          shape.key_value_width, ", and vocabulary not negative, got ", shape.vocabulary);
+          shape.key_value_width, ", vocabulary and query_width not negative, got ",
+          shape.vocabulary, ", ", shape.query_width);
   require(shape.ffn_matrices == 2 || shape.ffn_matrices == 3,
           "cost: an MLP has 2 or 3 matrices, got ", shape.ffn_matrices);
 }
@@ -183,10 +185,15 @@ inline double operations_per_multiply_add(FlopConvention convention) {
   return convention == FlopConvention::flop ? 2 : 1;
 }
 
+inline Index query_width(const TransformerShape& shape) {
+  return shape.query_width > 0 ? shape.query_width : shape.width;
+}
+
 /// Entries of a layer's weight matrices.
 inline std::int64_t layer_weights(const TransformerShape& shape) {
   const std::int64_t d = shape.width;
-  return exact_sum({exact_product({2, d, d}), exact_product({2, d, shape.key_value_width}),
+  return exact_sum({exact_product({2, d, query_width(shape)}),
+                    exact_product({2, d, shape.key_value_width}),
                     exact_product({shape.ffn_matrices, d, shape.ffn})});
 }
 
@@ -228,7 +235,7 @@ inline double matrix_flops(Index tokens, Index inputs, Index outputs,
          static_cast<double>(inputs) * static_cast<double>(outputs);
 }
 
-/// The attention of one layer, projections included: 2n(2d² + 2d·d_kv) + 4n²d FLOPs.
+/// The attention of one layer, projections included: 2n(2d·d_q + 2d·d_kv) + 4n²d_q FLOPs.
 inline double attention_flops(const TransformerShape& shape, Index tokens,
                               FlopConvention convention = FlopConvention::flop,
                               ScoresCounted scores = ScoresCounted::all) {
@@ -236,10 +243,11 @@ inline double attention_flops(const TransformerShape& shape, Index tokens,
   detail::require_tokens(tokens);
   const auto n = static_cast<double>(tokens);
   const auto d = static_cast<double>(shape.width);
+  const auto d_q = static_cast<double>(detail::query_width(shape));
   const auto d_kv = static_cast<double>(shape.key_value_width);
   const double share = scores == ScoresCounted::causal_half ? 0.5 : 1;
   return detail::operations_per_multiply_add(convention) *
-         (n * (2 * d * d + 2 * d * d_kv) + share * 2 * n * n * d);
+         (n * (2 * d * d_q + 2 * d * d_kv) + share * 2 * n * n * d_q);
 }
 
 /// The MLP of one layer: 6ndm FLOPs with a gate, 4ndm without. A method that reduces between
@@ -306,7 +314,7 @@ inline std::int64_t weight_bytes(const TransformerShape& shape, Index bits = 16)
 
 /// Bytes that one layer moves if every operator loads what it reads and stores what it makes, as
 /// LLM-Viewer counts: an activation function at width d, an addition with one operand. Unlike it
-/// this counts Q as an activation, of d channels whatever K has. An engine that fuses operators
+/// this counts Q as an activation, of d_q channels whatever K has. An engine that fuses operators
 /// moves less; `ScoresKept::on_chip` takes the scores out, its largest saving. In memory, they are
 /// stored by QKᵀ, loaded and stored by softmax, and loaded by the product with V.
 inline Traffic layer_traffic(const TransformerShape& shape, Index tokens, Precision precision = {},
@@ -316,9 +324,11 @@ inline Traffic layer_traffic(const TransformerShape& shape, Index tokens, Precis
   const Index m = shape.ffn;
   const Index matrices = shape.ffn_matrices;
   const bool written = scores == ScoresKept::in_memory;
-  const auto activations = [&](Index widths, Index hidden) {
-    const std::int64_t channels = detail::exact_sum(
-        {detail::exact_product({widths, shape.width}), detail::exact_product({hidden, m})});
+  const auto activations = [&](Index widths, Index queries, Index hidden) {
+    const std::int64_t channels =
+        detail::exact_sum({detail::exact_product({widths, shape.width}),
+                           detail::exact_product({queries, detail::query_width(shape)}),
+                           detail::exact_product({hidden, m})});
     const std::int64_t score_values =
         written ? detail::exact_product({2, tokens, tokens, shape.heads}) : 0;
     return detail::packed_bytes(
@@ -326,12 +336,12 @@ inline Traffic layer_traffic(const TransformerShape& shape, Index tokens, Precis
         precision.activations);
   };
   const std::int64_t cache = layer_kv_bytes(shape, tokens, precision.cache);
-  // Loaded, in widths d: 4 projections, Q, 2 norms, 2 additions, what opens the MLP, what its
-  // activation function reads. Stored: Q, output projection, MLP, attention, 2 norms, 2 additions,
-  // activation function.
+  // Loaded, in widths d: 3 projections, 2 norms, 2 additions, what opens the MLP, what its
+  // activation function reads; in widths d_q: Q, output projection. Stored, in widths d: output
+  // projection, MLP, 2 norms, 2 additions, activation function; in widths d_q: Q, attention.
   return {.weights = layer_weight_bytes(shape, precision.weights),
-          .loaded = activations(9 + 2 * (matrices - 1), 1),
-          .stored = activations(9, matrices - 1),
+          .loaded = activations(7 + 2 * (matrices - 1), 2, 1),
+          .stored = activations(7, 2, matrices - 1),
           .cache = detail::exact_product({2, cache})};
 }
 

@@ -174,6 +174,23 @@ TEST(CostTest, bytes_moved_by_hand) {
   EXPECT_EQ(headless.total(), plain.total() + one.total());
 }
 
+TEST(CostTest, queries_wider_than_tokens_by_hand) {
+  TransformerShape wide = small;
+  wide.query_width = 12;
+  // n = 10: four channels more in Q's and the output's projection, in the scores and in their use.
+  EXPECT_EQ(attention_flops(wide, 10, FlopConvention::mac),
+            attention_flops(small, 10, FlopConvention::mac) + 2 * 10 * 8 * 4 + 2 * 10 * 10 * 4);
+  EXPECT_EQ(mlp_flops(wide, 10), mlp_flops(small, 10));
+  EXPECT_EQ(layer_weight_bytes(wide), layer_weight_bytes(small) + 2 * 2 * 8 * 4);
+  EXPECT_EQ(layer_kv_bytes(wide, 10), layer_kv_bytes(small, 10));
+  // Loaded by QKᵀ and by the output's projection, stored by Q's projection and by attention.
+  const Traffic one = layer_traffic(small, 1);
+  EXPECT_EQ(layer_traffic(wide, 1).loaded, one.loaded + 2 * 2 * 4);
+  EXPECT_EQ(layer_traffic(wide, 1).stored, one.stored + 2 * 2 * 4);
+  wide.query_width = small.width;
+  EXPECT_EQ(layer_flops(wide, 10), layer_flops(small, 10));
+}
+
 TEST(CostTest, tokens_per_layer_come_from_a_schedule) {
   EXPECT_EQ(numbers(layer_tokens(small, 7)), (Numbers{7, 7}));
   EXPECT_EQ(numbers(layer_tokens(small, Schedule({3, 1}).counts(9), 5)), (Numbers{14, 11}));
@@ -447,7 +464,9 @@ TEST(CostTest, bad_shapes_are_refused) {
   refused([](auto& shape) { shape.ffn = 0; }, positive);
   refused([](auto& shape) { shape.heads = 0; }, positive);
   refused([](auto& shape) { shape.key_value_width = 0; }, positive);
-  refused([](auto& shape) { shape.vocabulary = -5; }, "and vocabulary not negative, got -5");
+  refused([](auto& shape) { shape.vocabulary = -5; },
+          "vocabulary and query_width not negative, got -5, 0");
+  refused([](auto& shape) { shape.query_width = -1; }, "not negative, got 50, -1");
   refused([](auto& shape) { shape.ffn_matrices = 4; }, "cost: an MLP has 2 or 3 matrices, got 4");
 }
 
