@@ -74,3 +74,17 @@ function(tokenfold_find_stb target)
     target_include_directories(${target} INTERFACE "${TOKENFOLD_STB_INCLUDE_DIR}")
   endif()
 endfunction()
+
+# Sets `target` up as SentencePiece, where that is installed (Debian's libsentencepiece-dev).
+function(tokenfold_find_sentencepiece target)
+  find_path(TOKENFOLD_SENTENCEPIECE_INCLUDE_DIR sentencepiece_processor.h)
+  find_library(TOKENFOLD_SENTENCEPIECE_LIBRARY sentencepiece)
+  mark_as_advanced(TOKENFOLD_SENTENCEPIECE_INCLUDE_DIR TOKENFOLD_SENTENCEPIECE_LIBRARY)
+  if(TOKENFOLD_SENTENCEPIECE_INCLUDE_DIR AND TOKENFOLD_SENTENCEPIECE_LIBRARY
+      AND NOT TARGET ${target})
+    add_library(${target} INTERFACE IMPORTED GLOBAL)
+    target_include_directories(${target} INTERFACE "${TOKENFOLD_SENTENCEPIECE_INCLUDE_DIR}")
+    target_link_libraries(${target} INTERFACE "${TOKENFOLD_SENTENCEPIECE_LIBRARY}")
+    target_compile_definitions(${target} INTERFACE LLAVA_HAS_SENTENCEPIECE)
+  endif()
+endfunction()

@@ -23,3 +23,15 @@ if(TOKENFOLD_SANITIZE)
     -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(tokenfold_sanitizers INTERFACE -fsanitize=address,undefined)
 endif()
+
+# tokenfold_use_native(target): for this machine's processor, if TOKENFOLD_NATIVE is on.
+function(tokenfold_use_native target)
+  if(MSVC OR NOT TOKENFOLD_NATIVE)
+    return()
+  endif()
+  target_compile_options(${target} PRIVATE -march=native)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # False alarms from the compiler's own AVX-512 header (https://gcc.gnu.org/PR105593).
+    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)
+  endif()
+endfunction()

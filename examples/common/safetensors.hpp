@@ -127,15 +127,23 @@ inline std::int64_t element_count(std::span<const std::int64_t> shape, std::size
   return empty ? 0 : count / static_cast<std::int64_t>(item_bytes);
 }
 
+// Selects with masks instead of branches, so that loops over it vectorise, on any machine.
 inline float float_from_f16(std::uint16_t half) {
+  const auto all_bits_if_less = [](std::uint32_t a, std::uint32_t b) {  // for a, b below 2^31
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(a - b) >> 31);
+  };
   const std::uint32_t sign = (half & 0x8000U) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1FU;
-  const std::uint32_t mantissa = half & 0x3FFU;
-  if (exponent == 0) {  // zero or subnormal: exact in a float
-    return std::copysign(static_cast<float>(mantissa) * 0x1p-24F, sign != 0 ? -1.0F : 1.0F);
-  }
-  const std::uint32_t wide = exponent == 31 ? 255U : exponent + (127U - 15U);
-  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
+  const std::uint32_t magnitude = (half & 0x7FFFU) << 13;
+  const std::uint32_t rebias = (127U - 15U) << 23;
+  // Infinite or not a number: the largest exponent becomes the largest again.
+  const std::uint32_t special = ~all_bits_if_less(magnitude, 31U << 23) & rebias;
+  // Zero or subnormal: with an exponent it is 2^-14 too much, which a float can lose exactly.
+  constexpr std::uint32_t least = (127U - 14U) << 23;
+  const float excess = std::bit_cast<float>(magnitude + least);
+  const auto small = std::bit_cast<std::uint32_t>(excess - std::bit_cast<float>(least));
+  const std::uint32_t subnormal = all_bits_if_less(magnitude, 1U << 23);
+  return std::bit_cast<float>(sign | (subnormal & small) |
+                              (~subnormal & (magnitude + rebias + special)));
 }
 
 inline float float_from_bf16(std::uint16_t brain) {
@@ -261,15 +269,11 @@ struct File {
   }
 };
 
-namespace detail {
-
-inline constexpr std::string_view metadata_key = "__metadata__";
-
 // A tensor that the header announces; its bytes are still unread.
 struct Entry {
   std::string name;
   Tensor tensor;
-  std::int64_t begin = 0;
+  std::int64_t begin = 0;  // of its bytes, counted from the end of the header
   std::int64_t end = 0;
 };
 
@@ -277,6 +281,59 @@ struct Header {
   std::vector<Entry> entries;  // in the order of their bytes, which they cover without gaps
   std::map<std::string, std::string> metadata;
 };
+
+using detail::float_from_bf16;
+using detail::float_from_f16;
+using detail::printable;
+
+// For untrusted text, which messages call `what`: throws unless it is valid JSON that is not nested
+// deeply and has no key twice in an object.
+inline nlohmann::json parse_json(std::string_view text, const std::string& what) {
+  using nlohmann::json;
+  // nlohmann-json skips a byte order mark and takes NUL for the end; the format allows neither.
+  const std::string invalid = what + " is not valid JSON";
+  if (text.find('\0') != std::string_view::npos) detail::fail(invalid + ": it has a NUL");
+  if (text.starts_with("\xEF\xBB\xBF")) detail::fail(invalid + ": byte order mark");
+
+  // Left alone, the parser would keep the last of duplicated keys and nest without bound.
+  constexpr std::size_t max_depth = 8;
+  std::vector<std::set<std::string>> open;
+  const auto watch = [&open, &what](int, json::parse_event_t event, const json& value) {
+    switch (event) {
+      case json::parse_event_t::object_start:
+      case json::parse_event_t::array_start:
+        if (open.size() == max_depth) detail::fail(what + " is nested too deeply");
+        open.emplace_back();
+        break;
+      case json::parse_event_t::object_end:
+      case json::parse_event_t::array_end:
+        open.pop_back();
+        break;
+      case json::parse_event_t::key: {
+        const std::string& key = value.get_ref<const std::string&>();
+        if (!open.back().insert(key).second) {
+          detail::fail(what + " has a duplicated key " + detail::printable(key));
+        }
+        break;
+      }
+      case json::parse_event_t::value:
+        break;
+    }
+    return true;
+  };
+  // The library's messages quote the input at any length; a position is enough.
+  try {
+    return json::parse(text.begin(), text.end(), watch);
+  } catch (const json::parse_error& error) {
+    detail::fail(invalid + ", near its byte " + std::to_string(error.byte));
+  } catch (const json::exception& error) {
+    detail::fail(invalid + ", nlohmann-json error " + std::to_string(error.id));
+  }
+}
+
+namespace detail {
+
+inline constexpr std::string_view metadata_key = "__metadata__";
 
 // The header's length, from a file's first bytes and its size.
 inline std::uint64_t header_length(std::span<const std::byte> start, std::uint64_t file_bytes) {
@@ -295,47 +352,6 @@ inline std::uint64_t header_length(std::span<const std::byte> start, std::uint64
          std::to_string(file_bytes) + " bytes)");
   }
   return length;
-}
-
-inline nlohmann::json parse_json(std::string_view text) {
-  using nlohmann::json;
-  // nlohmann-json skips a byte order mark and takes NUL for the end; the format allows neither.
-  if (text.find('\0') != std::string_view::npos) fail("the header is not valid JSON: it has a NUL");
-  if (text.starts_with("\xEF\xBB\xBF")) fail("the header is not valid JSON: byte order mark");
-
-  // Left alone, the parser would keep the last of duplicated keys and nest without bound.
-  constexpr std::size_t max_depth = 8;
-  std::vector<std::set<std::string>> open;
-  const auto watch = [&open](int, json::parse_event_t event, const json& value) {
-    switch (event) {
-      case json::parse_event_t::object_start:
-      case json::parse_event_t::array_start:
-        if (open.size() == max_depth) fail("the header is nested too deeply");
-        open.emplace_back();
-        break;
-      case json::parse_event_t::object_end:
-      case json::parse_event_t::array_end:
-        open.pop_back();
-        break;
-      case json::parse_event_t::key: {
-        const std::string& key = value.get_ref<const std::string&>();
-        if (!open.back().insert(key).second)
-          fail("the header has a duplicated key " + printable(key));
-        break;
-      }
-      case json::parse_event_t::value:
-        break;
-    }
-    return true;
-  };
-  // The library's messages quote the input at any length; a position is enough.
-  try {
-    return json::parse(text.begin(), text.end(), watch);
-  } catch (const json::parse_error& error) {
-    fail("the header is not valid JSON, near its byte " + std::to_string(error.byte));
-  } catch (const json::exception& error) {
-    fail("the header is not valid JSON, nlohmann-json error " + std::to_string(error.id));
-  }
 }
 
 inline std::vector<std::int64_t> parse_integers(const nlohmann::json& value, const char* field) {
@@ -390,7 +406,7 @@ inline Entry parse_entry(const std::string& name, const nlohmann::json& value,
 }
 
 inline Header parse_header(std::string_view text, std::uint64_t data_bytes) {
-  const nlohmann::json root = parse_json(text);
+  const nlohmann::json root = parse_json(text, "the header");
   if (!root.is_object()) fail("the header is not a JSON object");
 
   Header header;
@@ -456,6 +472,14 @@ File read_file(std::uint64_t file_bytes, Read read) {
 }
 
 }  // namespace detail
+
+// The header of a whole file in memory (a mapped one, for instance), checked against its size. The
+// tensors' data are the last bytes of the file, up to the end of the last entry.
+inline Header read_header(std::span<const std::byte> file) {
+  const std::uint64_t length =
+      detail::header_length(file.first(std::min<std::size_t>(file.size(), 8)), file.size());
+  return detail::parse_header(detail::as_text(file.subspan(8, length)), file.size() - 8 - length);
+}
 
 inline File parse(std::span<const std::byte> bytes) {
   return detail::read_file(bytes.size(), [rest = bytes](std::uint64_t count) mutable {
@@ -532,10 +556,10 @@ inline std::vector<std::byte> serialize(const File& file) {
   header.resize((header.size() + 7) / 8 * 8, ' ');
   if (header.size() > max_header_bytes) detail::fail("the header would be over the limit");
 
-  std::vector<std::byte> bytes;
-  bytes.reserve(8 + header.size() + offset);
-  const auto append = [&bytes](std::span<const std::byte> part) {
-    bytes.insert(bytes.end(), part.begin(), part.end());
+  std::vector<std::byte> bytes(8 + header.size() + offset);
+  auto end = bytes.begin();
+  const auto append = [&end](std::span<const std::byte> part) {
+    end = std::copy(part.begin(), part.end(), end);
   };
   const std::uint64_t length = header.size();
   append(std::as_bytes(std::span(&length, 1)));

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "image.hpp"
+#include "input.hpp"
 
 namespace photo::detail {
 

@@ -194,7 +194,7 @@ inline void check_links(std::span<const Link> links) {
 }
 
 inline Image panel_of(const Image& image, int size = kPanelSize) {
-  return resize(centre_crop(image), size, size);
+  return picture::resize(picture::centre_crop(image), size, size);
 }
 
 inline float luma(const std::uint8_t* p) {
@@ -285,7 +285,7 @@ inline Image draw_merged(const Image& image, std::span<const int> kept_cells,
 
 /// The mean colour of every cell.
 inline std::vector<detail::Colour> mean_colours(const Image& image) {
-  const Image panel = resize(centre_crop(image), kGridSide, kGridSide);
+  const Image panel = picture::resize(picture::centre_crop(image), kGridSide, kGridSide);
   std::vector<detail::Colour> colours;
   for (int cell = 0; cell < kCells; ++cell) {
     const std::uint8_t* p = panel.at(cell % kGridSide, cell / kGridSide);

@@ -26,7 +26,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "image.hpp"
+#include "input.hpp"
 
 namespace photo {
 

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "image_file.hpp"
 #include "sheet.hpp"
 
 namespace {
@@ -142,12 +143,13 @@ photo::Image draw_video_sheet(const photo::Image& image) {
   constexpr int kPatch = photo::kInputSize / photo::kGridSide;
   constexpr int kPan = 3;
   const photo::Image wide =
-      photo::resize(photo::centre_crop(image), photo::kInputSize + kPan * kPatch,
-                    photo::kInputSize + kPan * kPatch);
+      picture::resize(picture::centre_crop(image), photo::kInputSize + kPan * kPatch,
+                      photo::kInputSize + kPan * kPatch);
   std::vector<photo::Image> frames;
   std::vector<photo::Encoded> encoded;
   for (const int pan : {0, 0, 0, 1, 2, 3, 3, 3}) {
-    frames.push_back(photo::crop(wide, pan * kPatch, kPatch, photo::kInputSize, photo::kInputSize));
+    frames.push_back(
+        picture::crop(wide, pan * kPatch, kPatch, photo::kInputSize, photo::kInputSize));
     encoded.push_back(photo::encode(frames.back()));
   }
   const auto patches = static_cast<Index>(frames.size()) * photo::kCells;
@@ -155,7 +157,7 @@ photo::Image draw_video_sheet(const photo::Image& image) {
 }
 
 void run(const std::string& path, const std::filesystem::path& out, Index column, Index row) {
-  const photo::Image image = photo::load_image(path);
+  const photo::Image image = picture::load_image(path);
   std::error_code error;
   std::filesystem::create_directories(out, error);
   if (!std::filesystem::is_directory(out)) {
@@ -171,9 +173,9 @@ void run(const std::string& path, const std::filesystem::path& out, Index column
   std::printf("As many tokens as the method's own rule keeps:\n");
   print_rows(study.adaptive());
 
-  const auto write = [&](const char* name, const photo::Image& picture) {
+  const auto write = [&](const char* name, const photo::Image& sheet) {
     const std::string file = (out / name).string();
-    photo::save_image(picture, file);
+    picture::save_image(sheet, file);
     std::printf("wrote %s\n", file.c_str());
   };
   write("photo-methods.png", photo::MethodSheet(image, study, outcomes).draw());

@@ -41,11 +41,16 @@ std::string own_method() {
   return marked_sample("examples/own_method/own_method.cpp", "own-method", "");
 }
 
+std::string insertion(const std::string& place) {
+  return marked_sample("examples/llava/insertions.cpp", place, "  ");
+}
+
 TEST(Readme, samples_are_those_of_the_examples) {
   const std::string choices = "examples/choices/choices.cpp";
   for (const std::string& sample :
        {quickstart(), own_method(), marked_sample(choices, "mix", ""),
-        marked_sample(choices, "by-name", "  "), marked_sample(choices, "around", "  ")}) {
+        marked_sample(choices, "by-name", "  "), marked_sample(choices, "around", "  "),
+        insertion("in-encoder"), insertion("behind-encoder"), insertion("in-decoder")}) {
     ASSERT_FALSE(sample.empty());
     EXPECT_NE(read("README.md").find("```cpp\n" + sample + "```"), std::string::npos)
         << "the README must show exactly:\n"
@@ -56,6 +61,10 @@ TEST(Readme, samples_are_those_of_the_examples) {
 TEST(Readme, samples_are_short) {
   const std::string first = quickstart();
   EXPECT_LE(std::count(first.begin(), first.end(), '\n'), 15);
+  for (const char* place : {"in-encoder", "behind-encoder", "in-decoder"}) {
+    const std::string sample = insertion(place);
+    EXPECT_LE(std::count(sample.begin(), sample.end(), '\n'), 1 + 9) << "a comment and the rest";
+  }
   const std::string method = own_method();
   EXPECT_LE(std::count(method.begin(), method.end(), '\n'), 34);
 }
