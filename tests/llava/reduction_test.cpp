@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint.hpp"
 #include "methods.hpp"
 #include "run.hpp"
+#include "small_model.hpp"
 #include "support/outcome.hpp"
 
 namespace {
@@ -26,6 +26,7 @@ using llava::Model;
 using llava::Prompt;
 using llava_test::same_bits;
 using llava_test::size;
+using llava_test::small_config;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using tokenfold::PositionRule;
@@ -34,38 +35,13 @@ constexpr Index patches = 36;  // 6 x 6
 constexpr Index third = 12;
 constexpr Index new_tokens = 4;
 
-llava::Config small_model(Index encoder_layers = 8, Index decoder_layers = 8) {
-  llava::Config config;
-  config.encoder = {.layers = encoder_layers,
-                    .width = 12,
-                    .heads = 2,
-                    .ffn = 16,
-                    .image_size = 12,
-                    .patch_size = 2,
-                    .layers_run = encoder_layers - 1};
-  config.decoder = {.layers = decoder_layers,
-                    .width = 24,
-                    .heads = 4,
-                    .key_value_heads = 2,
-                    .head_dim = 6,
-                    .ffn = 32,
-                    .vocabulary = 40};
-  return config;
-}
-
 const Model& model() {
-  static const Model made(small_model(), llava::Weights::random(8), llava::Threads{1});
+  static const Model made(small_config(8, 8), llava::Weights::random(8), llava::Threads{1});
   return made;
 }
-const Prompt& prompt() {
-  static const Prompt words{{1, 5, 9}, {7, 8, 3, 22}};
-  return words;
-}
-constexpr Index text = 7;
-const Matrix& pixels() {
-  static const Matrix picture = llava_test::random_rows(3, 12 * 12, 3);
-  return picture;
-}
+const Prompt& prompt() { return llava_test::small_prompt(); }
+constexpr Index text = llava_test::small_prompt_size;
+const Matrix& pixels() { return llava_test::small_pixels(); }
 
 Measurement run(const Choice& choice, const Model& with = model(), const Prompt& words = prompt()) {
   return llava::run(with, pixels(), words, choice, new_tokens);
@@ -197,8 +173,8 @@ TEST_P(LlavaMethod, leaves_as_many_as_were_asked_for) {
 }
 
 TEST_P(LlavaMethod, has_the_same_bits_in_every_run) {
-  static const Model two(small_model(), llava::Weights::random(8), llava::Threads{2});
-  static const Model three(small_model(), llava::Weights::random(8), llava::Threads{3});
+  static const Model two(small_config(8, 8), llava::Weights::random(8), llava::Threads{2});
+  static const Model three(small_config(8, 8), llava::Weights::random(8), llava::Threads{3});
   const Choice choice{.method = method, .keep = third};
   const Measurement first = run(choice);
   EXPECT_TRUE(same_outcome(run(choice), first));
@@ -233,7 +209,7 @@ TEST_P(LlavaMethod, can_leave_nothing) {
 TEST_P(LlavaMethod, fits_models_of_few_layers) {
   for (const Index layers : {1, 2, 3, 4}) {
     // IVTP's groups have 3 encoder layers; fewer do not make one.
-    const Model shallow(small_model(std::max<Index>(layers, method == "ivtp" ? 4 : 2), layers),
+    const Model shallow(small_config(std::max<Index>(layers, method == "ivtp" ? 4 : 2), layers),
                         llava::Weights::random(8), llava::Threads{1});
     // ToMe cannot do more than half a layer.
     const Index keep = is_tome(method) ? 20 : third;

@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "checkpoint.hpp"
+#include "small_model.hpp"
 
 namespace {
 
@@ -27,46 +27,24 @@ using llava::Matrix;
 using llava::Measurement;
 using llava::Model;
 using llava::Prompt;
+using llava_test::small_config;
 using testing::ElementsAre;
 
 constexpr Index third = 12;  // of 6 x 6 patches
-constexpr Index text = 7;
+constexpr Index text = llava_test::small_prompt_size;
 
-llava::Config config_of(Index encoder_layers, Index decoder_layers) {
-  llava::Config config;
-  config.encoder = {.layers = encoder_layers,
-                    .width = 12,
-                    .heads = 2,
-                    .ffn = 16,
-                    .image_size = 12,
-                    .patch_size = 2,
-                    .layers_run = encoder_layers - 1};
-  config.decoder = {.layers = decoder_layers,
-                    .width = 24,
-                    .heads = 4,
-                    .key_value_heads = 2,
-                    .head_dim = 6,
-                    .ffn = 32,
-                    .vocabulary = 40};
-  return config;
-}
 const Model& small() {
-  static const Model made(config_of(4, 5), llava::Weights::random(8), llava::Threads{1});
+  static const Model made(small_config(4, 5), llava::Weights::random(8), llava::Threads{1});
   return made;
 }
 /// As deep as LLaVA-1.5.
 const Model& deep() {
-  static const Model made(config_of(24, 32), llava::Weights::random(8), llava::Threads{1});
+  static const Model made(small_config(24, 32), llava::Weights::random(8), llava::Threads{1});
   return made;
 }
-const Prompt& prompt() {
-  static const Prompt words{{1, 5, 9}, {7, 8, 3, 22}};
-  return words;
-}
-const Matrix& pixels() {
-  static const Matrix picture = llava_test::random_rows(3, 12 * 12, 3);
-  return picture;
-}
+const Prompt& prompt() { return llava_test::small_prompt(); }
+const Matrix& pixels() { return llava_test::small_pixels(); }
+
 Measurement run(const Choice& choice, const Model& model = small(), Index new_tokens = 1) {
   return llava::run(model, pixels(), prompt(), choice, new_tokens);
 }
@@ -240,7 +218,7 @@ TEST(LlavaRun, counts_tokens_of_a_reduction_in_the_decoder) {
   // What the last layer drops is left to nobody.
   const llava::TokenCounts last =
       run({.method = "fastv", .keep = third},
-          Model(config_of(2, 2), llava::Weights::random(8), llava::Threads{1}))
+          Model(small_config(2, 2), llava::Weights::random(8), llava::Threads{1}))
           .tokens;
   EXPECT_EQ(by_layer(last.decoder), (Counts{{36, 36}, {36, 36}}));
   EXPECT_EQ(last.left, third);
