@@ -70,7 +70,15 @@ TEST(Readme, samples_are_short) {
 }
 
 TEST(Readme, pictures_and_files_it_names_exist) {
-  const std::string readme = read("README.md");
+  // Without its code, where "](" begins a lambda's parameters.
+  std::string readme;
+  std::istringstream lines(read("README.md"));
+  bool code = false;
+  for (std::string line; std::getline(lines, line);) {
+    const bool fence = line.rfind("```", 0) == 0;
+    code = code != fence;
+    if (!code) readme += line + "\n";
+  }
   std::size_t links = 0;
   for (std::size_t at = readme.find("]("); at != std::string::npos;
        at = readme.find("](", at + 2)) {
