@@ -9,7 +9,7 @@
 //   reduction_%_of_prefill                 the reduction itself
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
+#include <cstdint>
 #include <string>
 #include <vector>
 

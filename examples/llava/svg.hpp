@@ -12,26 +12,14 @@ namespace llava {
 
 namespace detail {
 
-/// Bytes of the UTF-8 character that `text` begins with, 0 if that is none that XML allows.
+/// Bytes of the UTF-8 character that `text` begins with, 0 if that is none that XML allows: no
+/// control characters, not U+FFFE and U+FFFF.
 inline std::size_t xml_character(std::string_view text) {
-  const auto byte = [text](std::size_t i) -> unsigned {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
-  };
-  const auto continues = [&byte](std::size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
-  const unsigned first = byte(0);
-  if (first < 0x80) return first >= 0x20 && first != 0x7F ? 1 : 0;
-  if (first >= 0xC2 && first <= 0xDF) return continues(1) ? 2 : 0;
-  if (first >= 0xE0 && first <= 0xEF) {
-    // Not longer than needed, no half of a surrogate pair, not U+FFFE and U+FFFF.
-    const bool refused = (first == 0xE0 && byte(1) < 0xA0) || (first == 0xED && byte(1) > 0x9F) ||
-                         (first == 0xEF && byte(1) == 0xBF && byte(2) > 0xBD);
-    return continues(1) && continues(2) && !refused ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    const bool refused = (first == 0xF0 && byte(1) < 0x90) || (first == 0xF4 && byte(1) > 0x8F);
-    return continues(1) && continues(2) && continues(3) && !refused ? 4 : 0;
-  }
-  return 0;
+  const std::size_t bytes = utf8_bytes(text);
+  const std::string_view character = text.substr(0, bytes);
+  const bool control =
+      bytes == 1 && (static_cast<unsigned char>(text[0]) < 0x20 || text[0] == 0x7F);
+  return control || character == "\xEF\xBF\xBE" || character == "\xEF\xBF\xBF" ? 0 : bytes;
 }
 
 }  // namespace detail

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "config.hpp"
+#include "text.hpp"
 
 namespace llava {
 
@@ -26,36 +27,13 @@ using TokenIds = std::vector<std::int64_t>;
 
 namespace detail {
 
-/// Bytes of the UTF-8 character that `text` starts with, 0 if there is none.
-inline std::size_t character_bytes(std::string_view text) {
-  const auto byte = [&](std::size_t i) -> unsigned {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
-  };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) return text.empty() ? 0 : 1;
-  const std::size_t bytes = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  // No longer spellings than needed, no surrogates, nothing above U+10FFFF: these differ from other
-  // characters in their first two bytes.
-  unsigned least = 0x80;
-  unsigned most = 0xBF;
-  if (lead == 0xE0) least = 0xA0;
-  if (lead == 0xED) most = 0x9F;
-  if (lead == 0xF0) least = 0x90;
-  if (lead == 0xF4) most = 0x8F;
-  if (lead < 0xC2 || lead > 0xF4 || byte(1) < least || byte(1) > most) return 0;
-  for (std::size_t i = 2; i < bytes; ++i) {
-    if (byte(i) < 0x80 || byte(i) > 0xBF) return 0;
-  }
-  return bytes;
-}
-
 /// What a terminal can be shown: U+FFFD for bytes that are no UTF-8 and for control characters but
 /// tab and new line. A model can say anything.
 inline std::string printable_text(std::string_view text) {
   constexpr std::string_view replacement = "\xEF\xBF\xBD";
   std::string shown;
   while (!text.empty()) {
-    const std::size_t bytes = character_bytes(text);
+    const std::size_t bytes = utf8_bytes(text);
     const auto lead = static_cast<unsigned char>(text[0]);
     const auto next = static_cast<unsigned char>(bytes == 2 ? text[1] : '\0');
     const bool control = bytes == 1 ? (lead < 0x20 && lead != '\n' && lead != '\t') || lead == 0x7F
