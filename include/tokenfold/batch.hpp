@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "tokenfold/core/items.hpp"
 #include "tokenfold/core/pipeline.hpp"
 #include "tokenfold/core/plan.hpp"
+#include "tokenfold/core/select.hpp"
 
 namespace tokenfold {
 namespace detail {
@@ -38,26 +38,12 @@ class SharedBudget {
     require(visual.size() == keep.size(), "shared budget: ", visual.size(), " items, but ",
             keep.size(), " places for their counts");
     require(!total_.is_adaptive(), "shared budget: an adaptive budget has no total to share");
-    Workspace::Frame frame(workspace);
-    const Index all = std::accumulate(visual.begin(), visual.end(), Index{0});
-    const Index total = total_.keep_count(all);
-    const Span<Index> rest = workspace.take<Index>(visual.size());
-    const Span<Index> order = workspace.take<Index>(visual.size());
-    std::iota(order.begin(), order.end(), Index{0});
-    Index left = total;
-    for (Index i = 0; i < visual.size(); ++i) {
-      // Two counts of tokens, each below 2³¹.
-      keep[i] = all > 0 ? total * visual[i] / all : 0;
-      rest[i] = all > 0 ? total * visual[i] % all : 0;
-      left -= keep[i];
+    Index all = 0;
+    for (const Index count : visual) {
+      all += count;
     }
-    // The remainders add up to `left` and each is below 1, so that enough items have one.
-    std::nth_element(order.begin(), order.begin() + left, order.end(), [&](Index a, Index b) {
-      return rest[a] != rest[b] ? rest[a] > rest[b] : a < b;
-    });
-    for (const Index i : order.subspan(0, left)) {
-      ++keep[i];
-    }
+    detail::share_out(
+        total_.keep_count(all), [&](Index i) { return visual[i]; }, keep, workspace);
   }
 
  private:

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "tokenfold/core/layout.hpp"
 #include "tokenfold/core/plan.hpp"
+#include "tokenfold/core/select.hpp"
 
 namespace tokenfold {
 
@@ -63,6 +64,25 @@ class SourceMap {
     return Span<const T>(all).subspan(offsets[row], offsets[row + 1] - offsets[row]);
   }
 
+  /// Sorts `entries` by falling key, equal keys as they stand. By the library's own ranking: a sort
+  /// of each type would cost everybody who includes this.
+  template <class T, class Key>
+  static void sort_falling(Span<T> all, Range entries, const Key& key, Workspace& workspace) {
+    Workspace::Frame frame(workspace);
+    const Index count = entries.size();
+    const Span<T> sorted = all.subspan(entries.begin, count);
+    const Span<T> unsorted = workspace.take<T>(count);
+    const Span<double> keys = workspace.take<double>(count);
+    for (Index i = 0; i < count; ++i) {
+      unsorted[i] = sorted[i];
+      keys[i] = static_cast<double>(key(sorted[i]));
+    }
+    const Span<const Index> order = detail::rank_highest(keys, count, workspace);
+    for (Index i = 0; i < count; ++i) {
+      sorted[i] = unsorted[order[i]];
+    }
+  }
+
   Index grid_cells_ = 0;
   std::vector<Token> cells_;  // of every input row
   std::vector<Token> offsets_;
@@ -85,20 +105,17 @@ inline SourceMap::SourceMap(const ReductionPlan& plan, const TokenLayout& layout
       cells[row] = layout.cells()[v];
     }
   }
-  const auto magnitude = [](float weight) { return weight < 0 ? -weight : weight; };
   for (Index e = 0; e < plan.columns().size(); ++e) {
     const Token row = plan.columns()[e];
     sources_.push_back({row, cells[row], plan.weights()[e], plan.shares()[e]});
   }
+  Workspace workspace;
   for (Index row = 0; row < output_tokens(); ++row) {
-    std::stable_sort(sources_.begin() + plan.offsets()[row],
-                     sources_.begin() + plan.offsets()[row + 1],
-                     [&](const Source& a, const Source& b) {
-                       return magnitude(a.weight) > magnitude(b.weight);
-                     });
+    const Range entries{plan.offsets()[row], plan.offsets()[row + 1]};
+    const auto magnitude = [](const Source& source) { return std::abs(source.weight); };
+    sort_falling(Span<Source>(sources_), entries, magnitude, workspace);
   }
 
-  Workspace workspace;
   const auto taken = detail::transposed({plan.offsets(), plan.columns(), plan.shares()},
                                         plan.input_tokens(), workspace);
   taker_offsets_.assign(taken.offsets.begin(), taken.offsets.end());
@@ -106,8 +123,9 @@ inline SourceMap::SourceMap(const ReductionPlan& plan, const TokenLayout& layout
     takers_.push_back({taken.columns[e], taken.values[e]});
   }
   for (Index row = 0; row < input_tokens(); ++row) {
-    std::stable_sort(takers_.begin() + taken.offsets[row], takers_.begin() + taken.offsets[row + 1],
-                     [](const Taker& a, const Taker& b) { return a.share > b.share; });
+    const Range entries{taken.offsets[row], taken.offsets[row + 1]};
+    const auto share = [](const Taker& taker) { return taker.share; };
+    sort_falling(Span<Taker>(takers_), entries, share, workspace);
   }
 }
 

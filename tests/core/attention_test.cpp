@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -586,6 +587,61 @@ TEST(AttentionTest, memory_layout_does_not_change_the_answers) {
   }
   for (const auto& answer : answers) {
     EXPECT_EQ(answer, answers.front());
+  }
+}
+
+TEST(AttentionTest, rows_have_the_same_bits_whatever_rows_are_asked_with_them) {
+  constexpr Index tokens = 150;
+  const Stored<float> q(random_heads<float>(3, tokens, 20, 33, 3), Memory::token_head_dim);
+  const Stored<float> k(random_heads<float>(3, tokens, 20, 34, 3), Memory::token_head_dim);
+  std::vector<Token> all(tokens);
+  std::iota(all.begin(), all.end(), 0);
+  Workspace workspace;
+  for (const bool causal : {false, true}) {
+    const QueryKeyAttention source(q.view(), k.view(), {.causal = causal});
+    RowMajor<float> at_once(tokens, tokens);
+    source.rows(all, {0, tokens}, MatrixView<float>(at_once), workspace);
+    // Up to two rows are read straight from the keys: their last bit may differ from the others'.
+    RowMajor<float> one_by_one(tokens, tokens), in_pairs(tokens, tokens), in_blocks(tokens, tokens);
+    const auto ask = [&](RowMajor<float>& out, Index step) {
+      for (Index i = 0; i < tokens; i += step) {
+        const Index count = std::min(step, tokens - i);
+        source.rows(Span<const Token>(all).subspan(i, count), {0, tokens},
+                    MatrixView<float>(out.middleRows(i, count)), workspace);
+      }
+    };
+    ask(one_by_one, 1);
+    ask(in_pairs, 2);
+    EXPECT_TRUE(one_by_one == in_pairs);
+    EXPECT_LT((one_by_one - at_once).cwiseAbs().maxCoeff(), 1e-6f);
+    for (const Index step : {3, 5, 15, 30, 75}) {
+      ask(in_blocks, step);
+      EXPECT_TRUE(in_blocks == at_once) << step << " at a time";
+    }
+  }
+}
+
+TEST(AttentionTest, nan_in_a_key_makes_the_rows_that_see_it_nan) {
+  constexpr Index tokens = 40, bad = 23;
+  const Stored<float> q(random_heads<float>(2, tokens, 5, 5), Memory::token_head_dim);
+  for (const float value :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Stored<float> k(random_heads<float>(2, tokens, 5, 6), Memory::token_head_dim);
+    k.at(1, bad, 2) = value;
+    Workspace workspace;
+    const std::vector<float> ones(tokens, 1.0f);
+    std::vector<float> out(tokens);
+    const QueryKeyAttention source(q.view(), k.view(), {.causal = true});
+    source.given({0, tokens}, {0, tokens}, ones, out, workspace);
+    for (Index i = 0; i < tokens; ++i) {
+      const float sum = out[static_cast<std::size_t>(i)];
+      const float score = q.view().head(1).row(i)[2] * value;
+      if (i < bad) {
+        EXPECT_NEAR(sum, 1.0f, 1e-5f) << i;
+      } else if (!(score < 0)) {  // −∞ is a key that is not looked at
+        EXPECT_TRUE(std::isnan(sum)) << i;
+      }
+    }
   }
 }
 

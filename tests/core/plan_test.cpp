@@ -7,6 +7,7 @@
 #include <unsupported/Eigen/CXX11/Tensor>
 
 #include "core/support.hpp"
+#include "tokenfold/core/executor.hpp"
 #include "tokenfold/core/plan_writer.hpp"
 #include "tokenfold/eigen_sparse.hpp"
 
@@ -285,6 +286,174 @@ TEST(PlanTest, neighbours_in_one_wide_buffer_do_not_overlap) {
   EXPECT_EQ(buffer(0, 9), 2);
 }
 
+TEST(PlanTest, columns_of_one_buffer_do_not_overlap) {
+  const auto plan = mixed_plan();
+  Random random(31);
+  RowMajor<float> buffer = random.matrix<float>(7, 20);
+  const RowMajor<float> x = buffer.leftCols(10);
+  RowMajor<float> expected(5, 10);
+  plan.apply(x, expected);
+  plan.apply(buffer.leftCols(10), buffer.topRows(5).rightCols(10));
+  EXPECT_TRUE(buffer.topRows(5).rightCols(10) == expected);
+  EXPECT_TRUE(buffer.leftCols(10) == x);
+  plan.gather(buffer.leftCols(10), buffer.bottomRows(5).rightCols(10), 0);
+  expect_error([&] { plan.apply(buffer.leftCols(10), buffer.topRows(5).middleCols(9, 10)); },
+               "apply: input and output overlap");
+  expect_error([&] { plan.apply(buffer.rightCols(10), buffer.bottomRows(5).middleCols(1, 10)); },
+               "apply: input and output overlap");
+}
+
+TEST(PlanTest, overlap_is_exact_for_equal_strides_and_never_missed) {
+  std::vector<float> buffer(400);
+  Random random(32);
+  const auto below = [&](Index n) { return static_cast<Index>((random() + 1) / 2 * double(n)); };
+  int apart = 0, equal_strides = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const Index stride = 1 + below(12);
+    const auto view = [&](Index row_stride) {
+      const Index heads = 1 + below(3);
+      const Index rows = 1 + below(5), cols = 1 + below(row_stride);
+      // [token][head][dim], or [head][token][dim].
+      const tokenfold::HeadsView<float>::Strides strides =
+          cols * heads <= row_stride
+              ? tokenfold::HeadsView<float>::Strides{cols, row_stride}
+              : tokenfold::HeadsView<float>::Strides{rows * row_stride, row_stride};
+      return tokenfold::HeadsView<float>(buffer.data() + below(100), {heads, rows, cols}, strides);
+    };
+    const auto a = view(stride), b = view(random() < 0.5 ? stride : 1 + below(12));
+    const auto touched = [&](const auto& v) {
+      std::vector<bool> cells(buffer.size());
+      for (Index h = 0; h < v.heads(); ++h) {
+        for (Index r = 0; r < v.tokens(); ++r) {
+          for (Index c = 0; c < v.dim(); ++c) {
+            cells[static_cast<std::size_t>(&v.head(h)(r, c) - buffer.data())] = true;
+          }
+        }
+      }
+      return cells;
+    };
+    const auto of_a = touched(a), of_b = touched(b);
+    bool shared = false;
+    for (std::size_t j = 0; j < buffer.size(); ++j) {
+      shared = shared || (of_a[j] && of_b[j]);
+    }
+    const bool answer = tokenfold::detail::overlap(a, b);
+    EXPECT_EQ(answer, tokenfold::detail::overlap(b, a));
+    EXPECT_TRUE(answer || !shared) << "missed, case " << i;
+    if (a.heads() == 1 && b.heads() == 1 && a.tokens() > 1 && b.tokens() > 1 &&
+        a.token_stride() == b.token_stride()) {
+      EXPECT_EQ(answer, shared) << "case " << i;
+      ++equal_strides;
+      apart += shared ? 0 : 1;
+    }
+  }
+  EXPECT_GT(equal_strides, 100);
+  EXPECT_GT(apart, 20);
+}
+
+TEST(PlanTest, overlap_tells_keys_from_values_in_one_buffer) {
+  constexpr Index heads = 3, tokens = 5, d = 4;
+  std::vector<float> buffer(2 * heads * tokens * d);
+  using View = tokenfold::HeadsView<float>;
+  const View::Shape shape{heads, tokens, d};
+  const auto apart = [&](Index offset, View::Strides strides) {
+    return !tokenfold::detail::overlap(View(buffer.data(), shape, strides),
+                                       View(buffer.data() + offset, shape, strides));
+  };
+  EXPECT_TRUE(apart(heads * d, {d, 2 * heads * d})) << "[token][k, v][head][dim]";
+  EXPECT_TRUE(apart(d, {2 * tokens * d, 2 * d})) << "[head][token][k, v][dim]";
+  EXPECT_TRUE(apart(tokens * d, {2 * tokens * d, d})) << "[head][k, v][token][dim]";
+  EXPECT_TRUE(apart(heads * tokens * d, {tokens * d, d})) << "[k, v][head][token][dim]";
+  EXPECT_FALSE(apart(d - 1, {2 * tokens * d, 2 * d}));
+  EXPECT_FALSE(apart((tokens - 1) * d, {2 * tokens * d, d}));
+}
+
+TEST(PlanTest, neighbouring_rows_are_copied_together_and_right) {
+  // Runs that end at another order, a repeated row, a merged row, a gap, the end.
+  const auto layout = TokenLayout::decoder(2, 9, 2);
+  const auto plan = plan_of(layout, {{4, {{4, 1}}},
+                                     {5, {{5, 1}}},
+                                     {5, {{5, 1}}},
+                                     {6, {{6, 0.5}, {7, 0.5}}},
+                                     {7, {{7, 1}}},
+                                     {9, {{9, 1}}},
+                                     {8, {{8, 1}}},
+                                     {-1, {{9, 1}}},
+                                     {-1, {}}});
+  Random random(33);
+  for (const Index gap : {0, 3}) {
+    const RowMajor<float> in = random.matrix<float>(13, 6 + gap);
+    RowMajor<float> out = RowMajor<float>::Constant(plan.output_tokens(), 6 + gap, -7);
+    plan.apply(in.leftCols(6), out.leftCols(6));
+    const RowMajor<float> expected = dense(plan).cast<float>() * in.leftCols(6);
+    EXPECT_TRUE(out.leftCols(6) == expected);
+    EXPECT_TRUE((out.rightCols(gap).array() == -7).all());
+  }
+}
+
+TYPED_TEST(PlanApplyTest, a_channel_does_not_depend_on_its_neighbours) {
+  const auto plan = random_plan(TokenLayout::encoder({5, 7}), 34, true);
+  Random random(35);
+  const RowMajor<TypeParam> x = random.matrix<TypeParam>(36, 300);
+  RowMajor<TypeParam> whole(plan.output_tokens(), 300);
+  plan.apply(x, whole);
+  for (const Range part : {Range{0, 1}, Range{5, 42}, Range{17, 33}, Range{100, 299}}) {
+    RowMajor<TypeParam> some(plan.output_tokens(), part.size());
+    plan.apply(x.middleCols(part.begin, part.size()), some);
+    EXPECT_TRUE(some == whole.middleCols(part.begin, part.size())) << part.begin;
+  }
+}
+
+TYPED_TEST(PlanApplyTest, threads_give_the_same_bits) {
+  for (const auto& plan :
+       {mixed_plan(), random_plan(TokenLayout::encoder({5, 7}), 36, true),
+        ReductionPlan::identity(4, {0, 4}), selection(TokenLayout::decoder(0, 3, 0), {})}) {
+    Random random(37);
+    const RowMajor<TypeParam> x = random.matrix<TypeParam>(plan.input_tokens(), 150);
+    RowMajor<TypeParam> expected(plan.output_tokens(), 150);
+    plan.apply(x, expected);
+    const auto check = [&](const auto& executor) {
+      RowMajor<TypeParam> out =
+          RowMajor<TypeParam>::Constant(plan.output_tokens(), 150, TypeParam(-7));
+      plan.apply(x, out, executor);
+      EXPECT_TRUE(out == expected);
+    };
+    check(tokenfold::Serial{});
+    check(tokenfold::StdThreads{2});
+    check(tokenfold::StdThreads{7});
+    check(tokenfold::StdThreads{100});
+  }
+}
+
+TEST(PlanTest, threads_share_the_work_and_refuse_wrong_shapes) {
+  // One row of many entries, many of one: the parts are those that read and write alike much.
+  const auto layout = TokenLayout::decoder(0, 200, 0);
+  std::vector<Row> rows;
+  for (Token row = 0; row < 100; ++row) {
+    rows.push_back({row, {{row, 1}}});
+  }
+  rows.push_back({-1, {}});
+  for (Token row = 0; row < 200; ++row) {
+    rows.back().entries.push_back({row, 0.5});
+  }
+  const auto plan = plan_of(layout, rows);
+  RowMajor<float> x = RowMajor<float>::Ones(200, 3), out(101, 3), narrow(101, 2);
+  Index parts = 0;
+  plan.apply(x, out, tokenfold::ParallelFor{4, [&](Index count, const auto& body) {
+                                              for (Index i = count; i-- > 0;) {
+                                                body(i);
+                                              }
+                                              parts = count;
+                                            }});
+  EXPECT_EQ(parts, 4);
+  EXPECT_EQ(out(99, 2), 1);
+  EXPECT_EQ(out(100, 2), 100);
+  expect_error([&] { plan.apply(x, narrow, tokenfold::StdThreads{2}); },
+               "apply: the output must be [101 x 3], got [101 x 2]");
+  expect_error([&] { plan.apply(x, x.topRows(101), tokenfold::StdThreads{2}); },
+               "apply: input and output overlap");
+}
+
 // --- shares, unmerge, sizes
 // -----------------------------------------------------------------------
 
@@ -366,6 +535,20 @@ TEST(PlanTest, unmerge_fills_dropped_tokens_with_zero_unless_told) {
   EXPECT_EQ(out(1, 1), 4);
   plan.unmerge(reduced, out, 0.5);
   EXPECT_EQ(out(2, 1), 0.5);
+}
+
+TEST(PlanTest, unmerge_reuses_its_memory) {
+  const auto plan = random_plan(TokenLayout::encoder({7, 7}), 38, true);
+  Random random(39);
+  const RowMajor<float> reduced = random.matrix<float>(plan.output_tokens(), 5);
+  RowMajor<float> expected(50, 5), out(50, 5);
+  plan.unmerge(reduced, expected, 2);
+  Workspace workspace;
+  plan.unmerge(reduced, out, workspace, 2);
+  EXPECT_TRUE(out == expected);
+  const std::size_t warm = workspace.capacity();
+  plan.unmerge(reduced, out, workspace);
+  EXPECT_EQ(workspace.capacity(), warm);
 }
 
 TEST(PlanTest, unmerge_refuses_wrong_shapes) {
@@ -537,6 +720,27 @@ TEST(PlanTest, within_knows_when_no_visual_token_is_left) {
   EXPECT_EQ(numbers(decoder.within({5, 7}).kept()), (Numbers{0, 1}));
   EXPECT_TRUE(decoder.within({5, 7}).visual().empty());
   EXPECT_TRUE(decoder.within({0, 2}).visual().empty());
+}
+
+TEST(PlanTest, within_reuses_its_memory) {
+  const auto plan = random_plan(TokenLayout::encoder({7, 7}), 40, true);
+  const auto expected = plan.within({1, 50});
+  Workspace workspace;
+  ReductionPlan out;
+  plan.within({1, 50}, workspace, out);
+  const std::size_t warm = workspace.capacity();
+  const auto* columns = out.columns().data();
+  plan.within({1, 50}, workspace, out);
+  EXPECT_EQ(workspace.capacity(), warm);
+  EXPECT_EQ(out.columns().data(), columns);
+  EXPECT_TRUE(dense(out) == dense(expected));
+  EXPECT_EQ(numbers(out.kept()), numbers(expected.kept()));
+  EXPECT_EQ(out.visual(), expected.visual());
+  expect_error(
+      [&] {
+        out.within({0, 1}, workspace, out);
+      },
+      "within: the result must be another plan");
 }
 
 TEST(PlanTest, within_refuses_tokens_that_take_from_outside) {

@@ -117,6 +117,21 @@ TEST(WorkspaceTest, peak_counts_what_is_in_use_at_once) {
   EXPECT_GE(workspace.capacity(), workspace.peak());
 }
 
+TEST(WorkspaceTest, holds_no_more_than_was_in_use_at_once) {
+  Workspace workspace;
+  {
+    Workspace::Frame frame(workspace);
+    workspace.take<char>(40000);
+    for (const Index count : {200000, 100000}) {
+      Workspace::Frame inner(workspace);
+      workspace.take<char>(count);  // more than is left of the first block
+      EXPECT_EQ(workspace.peak(), 240000u);
+    }
+  }
+  EXPECT_EQ(workspace.peak(), 240000u);
+  EXPECT_EQ(workspace.capacity(), 240000u);
+}
+
 TEST(WorkspaceTest, moving_keeps_the_memory) {
   Workspace first;
   {

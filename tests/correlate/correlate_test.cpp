@@ -248,4 +248,38 @@ TEST(NearestKeysReference, agrees_with_a_sort_of_all_cosines_for_every_storage) 
   }
 }
 
+// Against a stable sort, with many ties and what is not finite; few columns and many.
+template <class T>
+void check_highest_of_row() {
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  const std::vector<T> special = {T(0),     -T(0),     std::numeric_limits<T>::quiet_NaN(),
+                                  infinity, -infinity, std::numeric_limits<T>::denorm_min()};
+  Random random(44);
+  for (int i = 0; i < 200; ++i) {
+    const Index n = 1 + random.below(i % 2 == 0 ? 12 : 300);
+    const Index k = random.below(n + 1);
+    std::vector<T> values;
+    std::vector<Index> expected;
+    for (Index c = 0; c < n; ++c) {
+      const Index number = random.below(20);
+      values.push_back(number < 6 ? special[static_cast<std::size_t>(number)]
+                                  : static_cast<T>(number - 13) / 4);
+      if (std::isfinite(values.back())) expected.push_back(c);
+    }
+    std::stable_sort(expected.begin(), expected.end(), [&](Index a, Index b) {
+      return values[static_cast<std::size_t>(a)] > values[static_cast<std::size_t>(b)];
+    });
+    expected.resize(std::min(expected.size(), static_cast<std::size_t>(k)));
+    std::sort(expected.begin(), expected.end());
+    tokenfold::Workspace workspace;
+    tokenfold::detail::HighestOfRow<T> row(k, n, workspace);
+    for (int again = 0; again < 2; ++again) {
+      for (Index c = 0; c < n; ++c) row.set(c, values[static_cast<std::size_t>(c)]);
+      EXPECT_EQ(support::indices(row.find()), expected) << k << " of " << n << ", case " << i;
+    }
+  }
+}
+TEST(HighestOfRow, equals_a_stable_sort_in_float) { check_highest_of_row<float>(); }
+TEST(HighestOfRow, equals_a_stable_sort_in_double) { check_highest_of_row<double>(); }
+
 }  // namespace

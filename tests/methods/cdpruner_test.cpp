@@ -335,12 +335,88 @@ TEST(CDPruner, never_holds_all_pairs) {
   EXPECT_LT(workspace.peak(), std::size_t{1000 * 400});  // a tenth of N × N floats
 }
 
+TEST(CDPruner, picks_and_their_scores_do_not_depend_on_the_scores_of_others) {
+  support::Random random(15);
+  for (int trial = 0; trial < 20; ++trial) {
+    Matrix tokens = support::normal_matrix<float>(150, 40, random);
+    for (std::size_t i = 0; i < 150; ++i) {
+      tokens(i, i % 5) += trial % 2 == 0 ? 6 : 0;  // five kinds
+    }
+    Numbers relevance;
+    for (int i = 0; i < 150; ++i) relevance.push_back(trial % 3 == 0 ? 1 : random.uniform());
+    CDPruner method = in_order;
+    const Index keep = 1 + random.below(60);
+    const Outcome all = cdpruner<float>(method, tokens, relevance, keep);
+    method.filter.score_discarded = false;
+    const Outcome some = cdpruner<float>(method, tokens, relevance, keep);
+    EXPECT_EQ(some.preserved, all.preserved);
+    for (const Index v : all.preserved) {
+      EXPECT_EQ(some.scores[static_cast<std::size_t>(v)], all.scores[static_cast<std::size_t>(v)]);
+    }
+    for (const Index v : all.discarded) {
+      EXPECT_GE(some.scores[static_cast<std::size_t>(v)], all.scores[static_cast<std::size_t>(v)]);
+    }
+  }
+}
+
+template <class T>
+void given_kernel_equals_reference() {
+  support::Random random(16);
+  tokenfold::Workspace workspace;
+  int compared = 0;
+  for (int trial = 0; trial < 30; ++trial) {
+    const auto n = static_cast<std::size_t>(20 + random.below(180));
+    const auto d = static_cast<std::size_t>(trial % 3 == 0 ? 10 : 90);
+    const Matrix tokens = support::normal_matrix<double>(n, d, random);
+    Numbers weight;
+    for (std::size_t i = 0; i < n; ++i) weight.push_back(0.1 + random.uniform());
+    Matrix kernel(n, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t j = 0; j < n; ++j) {
+        const double cosine = reference::cosine(tokens.row(i), tokens.row(j));
+        kernel(i, j) = static_cast<double>(static_cast<T>(weight[i] * weight[j] * cosine));
+      }
+    }
+    const std::size_t keep = d == 10 ? 8 : n / 3;
+    const auto expected = reference::greedy_determinant(kernel, keep);
+    // In float, rounding decides between gains that differ by less.
+    if (std::is_same_v<T, float> && expected.margin < 1e-5) continue;
+    ++compared;
+    const auto given = support::tensor<T>(kernel);
+    EXPECT_EQ(
+        support::indices(tokenfold::greedy_determinant(given, static_cast<Index>(keep), workspace)),
+        support::indices(expected.picks));
+  }
+  EXPECT_GT(compared, 8);
+}
+TEST(GreedyDeterminant, float_equals_the_reference) { given_kernel_equals_reference<float>(); }
+TEST(GreedyDeterminant, double_equals_the_reference) { given_kernel_equals_reference<double>(); }
+
+TEST(GreedyDeterminant, ends_with_the_rank_and_breaks_ties_by_row) {
+  tokenfold::Workspace workspace;
+  const auto kernel = [&](const Matrix& m, Index count) {
+    return support::indices(
+        tokenfold::greedy_determinant(support::tensor<double>(m).eval(), count, workspace));
+  };
+  EXPECT_EQ(kernel(basis(5), 3), (Rows{0, 1, 2}));
+  EXPECT_EQ(kernel(matrix({{4, 2, 0}, {2, 1, 0}, {0, 0, 9}}), 3), (Rows{2, 0}));
+  EXPECT_EQ(kernel(matrix({{0, 0}, {0, 0}}), 2), (Rows{}));
+  EXPECT_EQ(kernel(matrix({{nan, 0, nan}, {0, 2, 0}, {nan, 0, 3}}), 3), (Rows{2, 1}));
+  EXPECT_EQ(kernel(basis(2), 0), (Rows{}));
+  EXPECT_EQ(support::refusal([&] { kernel(basis(2), 3); }), "greedy determinant: 3 of 2 rows");
+  EXPECT_EQ(support::refusal([&] {
+              kernel(matrix({{1, 0}}), 1);
+            }),
+            "greedy determinant: a kernel is square, got [1 x 2]");
+}
+
 TEST(CDPruner, options_by_name) {
   CDPruner method;
   std::vector<std::string> names;
   method.options([&](const char* name, auto&, const char*) { names.emplace_back(name); });
-  EXPECT_EQ(names, (std::vector<std::string>{"sign", "weight", "theta", "tolerance", "order",
-                                             "center", "distinctness", "standardize"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"sign", "weight", "theta", "tolerance", "order", "center",
+                                      "distinctness", "standardize", "score_discarded"}));
 }
 
 template <class T>

@@ -236,12 +236,89 @@ TEST(DivPrune, never_holds_all_pairs) {
   EXPECT_LT(workspace.peak(), std::size_t{1000 * 1000});  // a fourth of N × N floats
 }
 
+/// Tokens of a few kinds, most of them near one of the kind: what bounds tell apart quickly.
+template <class T>
+Matrix of_a_few_kinds(std::size_t n, std::size_t d, support::Random& random) {
+  const Matrix kinds = support::normal_matrix<T>(5, d, random);
+  Matrix tokens = support::normal_matrix<T>(n, d, random);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto kind = static_cast<std::size_t>(random.below(5));
+    for (std::size_t c = 0; c < d; ++c) {
+      tokens(i, c) = static_cast<double>(static_cast<T>(kinds(kind, c) + 0.3 * tokens(i, c)));
+    }
+  }
+  return tokens;
+}
+
+TEST(DivPrune, many_tokens_equal_the_reference) {
+  support::Random random(12);
+  for (const std::size_t n : std::vector<std::size_t>{31, 64, 97, 300}) {
+    for (const bool kinds : {false, true}) {
+      const Matrix tokens = kinds ? of_a_few_kinds<double>(n, 24, random)
+                                  : support::normal_matrix<double>(n, 24, random);
+      const Index keep = static_cast<Index>(n) / 3;
+      const auto expected =
+          reference::divprune(tokens, static_cast<std::size_t>(keep), {.centering = {}});
+      const Outcome o = divprune(in_order, tokens, keep);
+      EXPECT_EQ(o.preserved, support::indices(expected.picks)) << n;
+      EXPECT_TRUE(support::close(o.scores, expected.scores, 1e-10, 1e-12)) << n;
+    }
+  }
+}
+
+/// Two tokens that are each other's nearest neighbour tie, though their cosine may be computed from
+/// either side.
+template <class T>
+void lower_of_two_neighbours_first() {
+  support::Random random(13);
+  for (int trial = 0; trial < 40; ++trial) {
+    Matrix tokens = support::normal_matrix<T>(80, 33, random);
+    const auto a = static_cast<std::size_t>(random.below(80));
+    const auto b = (a + 1 + static_cast<std::size_t>(random.below(79))) % 80;
+    for (std::size_t i = 0; i < 80; ++i) {
+      tokens(i, 0) = i == a || i == b ? -9 : 9;
+      if (i == b) tokens(i, 1) += 12;  // d_ab is larger than any within the others
+    }
+    const Outcome o = divprune<T>({}, tokens, 1);
+    EXPECT_EQ(o.preserved[0], static_cast<Index>(std::min(a, b)));
+    DivPrune bounds = in_order;
+    bounds.filter.score_discarded = false;
+    EXPECT_EQ(divprune<T>(bounds, tokens, 3).preserved[0], static_cast<Index>(std::min(a, b)));
+  }
+}
+TEST(DivPrune, float_takes_the_lower_of_two_neighbours) { lower_of_two_neighbours_first<float>(); }
+TEST(DivPrune, double_takes_the_lower_of_two_neighbours) {
+  lower_of_two_neighbours_first<double>();
+}
+
+TEST(DivPrune, picks_and_their_scores_do_not_depend_on_the_scores_of_others) {
+  support::Random random(14);
+  for (int trial = 0; trial < 20; ++trial) {
+    const Matrix tokens = trial % 2 == 0 ? of_a_few_kinds<float>(150, 40, random)
+                                         : support::normal_matrix<float>(150, 40, random);
+    DivPrune method = in_order;
+    method.filter.mask_chosen = trial % 3 != 0;
+    const Index keep = 1 + random.below(60);
+    const Outcome all = divprune<float>(method, tokens, keep);
+    method.filter.score_discarded = false;
+    const Outcome some = divprune<float>(method, tokens, keep);
+    EXPECT_EQ(some.preserved, all.preserved);
+    for (const Index v : all.preserved) {
+      EXPECT_EQ(some.scores[static_cast<std::size_t>(v)], all.scores[static_cast<std::size_t>(v)]);
+    }
+    for (const Index v : all.discarded) {
+      EXPECT_GE(some.scores[static_cast<std::size_t>(v)], all.scores[static_cast<std::size_t>(v)]);
+    }
+  }
+}
+
 TEST(DivPrune, options_by_name) {
   DivPrune method;
   std::vector<std::string> names;
   method.options([&](const char* name, auto&, const char*) { names.emplace_back(name); });
   EXPECT_EQ(names, (std::vector<std::string>{"first_pick", "mask_chosen", "order", "center",
-                                             "distinctness", "standardize", "center_first_pick"}));
+                                             "distinctness", "standardize", "center_first_pick",
+                                             "score_discarded"}));
 }
 
 /// Half and bfloat16 pick as float does from the same values.

@@ -308,4 +308,65 @@ TEST(EVS, half_and_bfloat16_are_read) {
             (Rows{0, 1, 2}));
 }
 
+/// Rows longer than what is read at a time, in a sequence with separators between the frames.
+template <class T>
+void wide_rows_give_what_the_reference_gives(double margin) {
+  Random random(12);
+  for (const std::size_t dim : {31u, 32u, 65u, 512u, 1123u}) {
+    const reference::Matrix tokens = support::normal_matrix<T>(15, dim, random);
+    std::vector<Token> cells;
+    reference::Matrix x(12, dim);
+    for (std::size_t row = 0; row < 15; ++row) {
+      const std::size_t frame = row / 5;
+      const bool separator = row % 5 == 4;
+      cells.push_back(separator ? -1 : static_cast<Token>(row - frame));
+      for (std::size_t c = 0; c < dim && !separator; ++c) x(row - frame, c) = tokens(row, c);
+    }
+    const auto layout = incomplete_video(3, {2, 2}, cells);
+    const auto expected = reference::evs(x, reference::all_places(3, 4), 6);
+    const Tensor<T> features = support::tensor<T>(tokens);
+    tokenfold::Workspace workspace;
+    tokenfold::ReductionPlan plan;
+    EVS{}.plan(Sequence(layout, Features(features)), Budget::keep(6), workspace, plan);
+    EXPECT_TRUE(support::close(workspace.partition.scores, expected.scores, margin, 0, margin))
+        << dim << " channels";
+  }
+}
+
+TEST(EVS, wide_rows_in_double) { wide_rows_give_what_the_reference_gives<double>(1e-12); }
+TEST(EVS, wide_rows_in_float) { wide_rows_give_what_the_reference_gives<float>(1e-6); }
+TEST(EVS, wide_rows_in_half) { wide_rows_give_what_the_reference_gives<Eigen::half>(1e-6); }
+TEST(EVS, wide_rows_in_bfloat16) { wide_rows_give_what_the_reference_gives<Eigen::bfloat16>(1e-6); }
+
+TEST(EVS, equal_rows_differ_by_exactly_nothing) {
+  Random random(13);
+  const auto layout = TokenLayout::video(2, {1, 20});
+  Tensor<float> x = support::tensor<float>(support::normal_matrix<float>(40, 77, random));
+  x.bottomRows(20) = x.topRows(20);
+  tokenfold::Workspace workspace;
+  tokenfold::ReductionPlan plan;
+  EVS{}.plan(Sequence(layout, Features(x)), Budget::keep(30), workspace, plan);
+  for (Index v = 20; v < 40; ++v) EXPECT_EQ(workspace.partition.scores[std::size_t(v)], 0);
+  EXPECT_EQ(plan.kept()[29], 29);
+}
+
+TEST(EVS, lengths_that_squares_overflow_or_underflow_do_not_matter) {
+  // One cell, frames at 0, 60, 60, 90, 150 degrees and of any length.
+  const reference::Matrix angles = at_angles({0, 60, 60, 90, 150});
+  const std::vector<double> lengths = {1e30, 1e-30, 1, 1e-25, 1e22};
+  Tensor<float> x(5, 2);
+  for (Index i = 0; i < 5; ++i) {
+    for (Index c = 0; c < 2; ++c) {
+      const auto row = static_cast<std::size_t>(i);
+      x(i, c) = static_cast<float>(angles(row, static_cast<std::size_t>(c)) * lengths[row]);
+    }
+  }
+  const auto layout = TokenLayout::video(5, {1, 1});
+  tokenfold::Workspace workspace;
+  tokenfold::ReductionPlan plan;
+  EVS{}.plan(Sequence(layout, Features(x)), Budget::keep(3), workspace, plan);
+  EXPECT_TRUE(support::close(workspace.partition.scores, {255, 0.5, 0, 1 - std::sqrt(0.75), 0.5},
+                             1e-6, 0, 1e-7));
+}
+
 }  // namespace

@@ -235,6 +235,34 @@ TEST(PerFrame, separators_between_frames_pass_through) {
   EXPECT_EQ(support::indices(plan.kept()), (Rows{1, 2, 4, 5}));
 }
 
+TEST(PerFrame, memory_is_kept_from_call_to_call) {
+  const TokenLayout layout = TokenLayout::video(3, {2, 4});
+  const tokenfold::FrameWise<tokenfold::UniformSampling> method;
+  Workspace workspace;
+  tokenfold::ReductionPlan plan;
+  method.plan(Sequence(layout), Budget::keep(6), workspace, plan);
+  const Token* cells = workspace.frame_layout.cells().data();
+  const Token* preserved = workspace.frame_partition.preserved.data();
+  ASSERT_NE(cells, nullptr);
+  ASSERT_NE(preserved, nullptr);
+  method.plan(Sequence(layout), Budget::keep(6), workspace, plan);
+  EXPECT_EQ(workspace.frame_layout.cells().data(), cells);
+  EXPECT_EQ(workspace.frame_partition.preserved.data(), preserved);
+}
+
+TEST(PerFrame, frames_of_frames_are_the_frames) {
+  const TokenLayout layout = TokenLayout::video(3, {2, 4});
+  const PerFrame<tokenfold::filter::UniformSamples> once;
+  const PerFrame<PerFrame<tokenfold::filter::UniformSamples>> twice;
+  Workspace workspace;
+  Partition expected;
+  Partition actual;
+  once(Sequence(layout), Budget::keep(7), expected, workspace);
+  twice(Sequence(layout), Budget::keep(7), actual, workspace);
+  EXPECT_EQ(actual.preserved, expected.preserved);
+  EXPECT_EQ(actual.discarded, expected.discarded);
+}
+
 TEST(PerFrame, frames_may_come_in_any_order_but_not_in_pieces) {
   LayoutDescription d;
   d.tokens = 4;

@@ -354,4 +354,81 @@ TEST(VidCom2, random_videos_in_double) {
 }
 TEST(VidCom2, random_videos_in_float) { random_videos_give_what_the_reference_gives<float>(1e-6); }
 
+/// Rows and videos longer than what is added up at a time, separators between the frames, a first
+/// row far from the others and one that is not finite.
+template <class T>
+void wide_videos_give_what_the_reference_gives(double margin) {
+  Random random(29);
+  for (const std::size_t dim : {31u, 64u, 333u}) {
+    constexpr std::size_t frames = 3;
+    constexpr std::size_t cells = 25;
+    constexpr std::size_t n = frames * cells - 1;
+    tokenfold::LayoutDescription d;
+    d.tokens = static_cast<Index>(frames * (cells + 1));
+    d.visual = {0, d.tokens};
+    d.grid = {5, 5};
+    d.frames = static_cast<Index>(frames);
+    const auto common = support::normal_matrix<T>(frames + 1, dim, random);
+    reference::Matrix tokens(frames * (cells + 1), dim);
+    reference::Matrix x(n, dim);  // without the separators and the row that is not finite
+    reference::Rows frame_of;
+    for (std::size_t row = 0; row < tokens.rows; ++row) {
+      const std::size_t t = row / (cells + 1);
+      const bool separator = row % (cells + 1) == cells;
+      d.cells.push_back(separator ? -1 : static_cast<Token>(row - t));
+      for (std::size_t c = 0; c < dim; ++c) {
+        const double spread = 0.2 + static_cast<double>(c) / static_cast<double>(dim);
+        const double value =
+            common(frames, c) + 0.5 * common(t, c) + spread * random.normal() * (row == 0 ? 50 : 1);
+        tokens(row, c) = static_cast<double>(static_cast<T>(value));
+      }
+      if (row == 40) {
+        tokens(row, dim / 2) = nan;
+      } else if (!separator) {
+        for (std::size_t c = 0; c < dim; ++c) x(frame_of.size(), c) = tokens(row, c);
+        frame_of.push_back(t);
+      }
+    }
+    reference::VidCom2Options options;
+    options.retention = 0.4;
+    options.keep = 30;
+    options.exact_total = true;
+    const auto expected = reference::vidcom2(x, frame_of, frames, options);
+
+    const Tensor<T> features = support::tensor<T>(tokens);
+    const TokenLayout layout(d);
+    const VidCom2 method{.filter = {.retention = options.retention}};
+    tokenfold::Workspace workspace;
+    tokenfold::ReductionPlan plan;
+    method.plan(Sequence(layout, Features(features)), Budget::keep(30), workspace, plan);
+    std::vector<double> scores = workspace.partition.scores;
+    ASSERT_EQ(scores.size(), n + 1);
+    EXPECT_TRUE(std::isnan(scores[39])) << "row 40 follows one separator";
+    scores.erase(scores.begin() + 39);
+    EXPECT_TRUE(support::close(scores, expected.scores, margin)) << dim << " channels";
+  }
+}
+
+TEST(VidCom2, wide_videos_in_double) { wide_videos_give_what_the_reference_gives<double>(1e-11); }
+TEST(VidCom2, wide_videos_in_float) { wide_videos_give_what_the_reference_gives<float>(1e-5); }
+TEST(VidCom2, wide_videos_in_half) { wide_videos_give_what_the_reference_gives<Eigen::half>(1e-5); }
+TEST(VidCom2, wide_videos_in_bfloat16) {
+  wide_videos_give_what_the_reference_gives<Eigen::bfloat16>(1e-5);
+}
+
+TEST(VidCom2, lengths_that_squares_overflow_do_not_matter) {
+  Random random(31);
+  const reference::Matrix directions = support::normal_matrix<float>(40, 70, random);
+  const auto layout = TokenLayout::video(2, {4, 5});
+  const auto scores = [&](float length) {
+    Tensor<float> x = support::tensor<float>(directions);
+    x *= length;
+    tokenfold::Workspace workspace;
+    tokenfold::ReductionPlan plan;
+    VidCom2{}.plan(Sequence(layout, Features(x)), Budget::keep(10), workspace, plan);
+    return workspace.partition.scores;
+  };
+  EXPECT_TRUE(support::close(scores(1e37f), scores(1), 1e-5));
+}
+
 }  // namespace

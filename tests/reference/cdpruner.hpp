@@ -117,4 +117,32 @@ inline GreedyResult cdpruner(const Matrix& tokens, const std::vector<double>& re
   return result;
 }
 
+/// Greedy picks by the last pivot, all tokens every time, as far as the rank goes.
+inline GreedyResult greedy_determinant(const Matrix& kernel, std::size_t keep) {
+  const std::size_t n = kernel.rows;
+  GreedyResult result;
+  result.scores.assign(n, 0.0);
+  std::vector<bool> candidate(n);
+  Matrix factor(keep, n);  // incremental Cholesky
+  std::vector<double> rest(n);
+  for (std::size_t i = 0; i < n; ++i) rest[i] = kernel(i, i);
+  for (std::size_t t = 0; t < keep; ++t) {
+    for (std::size_t i = 0; i < n; ++i) {
+      const bool picked =
+          std::find(result.picks.begin(), result.picks.end(), i) != result.picks.end();
+      candidate[i] = !picked && rest[i] > 1e-12 * kernel(i, i);
+    }
+    if (!pick_highest(rest, candidate, result)) break;
+    const std::size_t j = result.picks.back();
+    const double root = std::sqrt(rest[j]);
+    for (std::size_t i = 0; i < n; ++i) {
+      double along = kernel(j, i);
+      for (std::size_t s = 0; s < t; ++s) along -= factor(s, j) * factor(s, i);
+      factor(t, i) = along / root;
+    }
+    for (std::size_t i = 0; i < n; ++i) rest[i] -= factor(t, i) * factor(t, i);
+  }
+  return result;
+}
+
 }  // namespace reference

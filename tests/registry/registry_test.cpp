@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "support/all_inputs.hpp"
 #include "support/outcome.hpp"
 #include "tokenfold/tokenfold.hpp"
 
@@ -32,52 +33,10 @@ using tokenfold::ReductionPlan;
 using tokenfold::Token;
 using tokenfold::TokenLayout;
 
-/// Everything that any method reads, for a sequence of `layout`.
-struct Resources {
-  explicit Resources(const TokenLayout& tokens) : layout(tokens), inputs(layout) {
-    Random random(1);
-    const auto p = static_cast<std::size_t>(layout.tokens());
-    const auto draw = [&](std::size_t rows, std::size_t cols) {
-      return support::tensor<float>(support::normal_matrix<float>(rows, cols, random));
-    };
-    features = draw(p, 24);
-    queries = draw(p, 32);
-    keys = draw(p, 32);
-    values = draw(p, 32);
-    text = draw(3, 24);
-    sizes.assign(p, 1.0f);
-    inputs.attention = tokenfold::QueryKeyAttention(tokenfold::split_heads(queries, 4),
-                                                    tokenfold::split_heads(keys, 4));
-    layers.assign(3, inputs.attention);
-    inputs.attention_layers = layers;
-    inputs.values = tokenfold::split_heads(values, 4);
-    inputs.features = {features};
-    inputs.image_embeddings = {features};
-    inputs.text_embeddings = text;
-    inputs.sizes = sizes;
-    if (!layout.text_after().empty()) {
-      raters = {static_cast<Token>(layout.text_after().begin)};
-      inputs.raters = raters;
-    }
-  }
-  Resources(const Resources&) = delete;
+using Resources = support::AllInputs<float>;
 
-  TokenLayout layout;
-  Tensor<float> features, queries, keys, values, text;
-  std::vector<float> sizes;
-  std::vector<Token> raters;
-  std::vector<tokenfold::AnyAttention<float>> layers;
-  Inputs<float> inputs;
-};
-
-/// A sequence that suits every method: an image of 6 x 6 patches, after [CLS] or within text.
-TokenLayout layout_for(const MethodInfo& info) {
-  return info.place == Place::decoder ? TokenLayout::decoder(3, 36, 4, {6, 6})
-                                      : TokenLayout::encoder({6, 6});
-}
-
-/// A count that every method can keep of 36 tokens in one step: EVS keeps the first frame.
-Index keep_for(const MethodInfo& info) { return info.name == "evs" ? 36 : 18; }
+/// 36 visual tokens, in a shape that suits the method.
+TokenLayout layout_for(const MethodInfo& info) { return support::layout_for(info, 6); }
 
 TEST(Registry, names_are_unique_and_summaries_short) {
   std::set<std::string_view> names;
@@ -94,9 +53,9 @@ TEST(Registry, every_method_plans_what_its_budget_says) {
     SCOPED_TRACE(info.name);
     const Resources resources(layout_for(info));
     const auto reducer = make_reducer(info.name);
-    const ReductionPlan plan = reducer->plan(resources.inputs, Budget::keep(keep_for(info)));
+    const ReductionPlan plan = reducer->plan(resources.inputs, Budget::keep(18));
     EXPECT_EQ(plan.input_tokens(), resources.layout.tokens());
-    EXPECT_EQ(plan.visual().size() - plan.extra_tokens(), keep_for(info));
+    EXPECT_EQ(plan.visual().size() - plan.extra_tokens(), 18);
     EXPECT_EQ(plan.output_tokens() - plan.visual().size(), resources.layout.tokens() - 36);
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "tokenfold/core/types.hpp"
+#include "tokenfold/core/packets.hpp"
 
 namespace tokenfold::detail {
 
@@ -15,25 +15,34 @@ inline void prefetch(const void* address) {
 }
 
 /// sum += factor · row, asking on the way for `later`, a row of the same length that will be needed
-/// soon. The loop body is a chunk of fixed length: on rows of 576 floats that took 0.87 ms where
-/// the same expression over a length known only at run time took 1.13 ms, without asking 1.3 ms.
+/// soon; without asking, summing rows of 576 floats took 1.3 ms instead of 0.87 ms.
 template <class T>
 void add_scaled(Accumulator<T> factor, const T* row, const T* later, Span<Accumulator<T>> sum) {
-  using Acc = Accumulator<T>;
+  using namespace Eigen::internal;
+  using P = Packet<Accumulator<T>>;
+  constexpr Index size = packet_size<Accumulator<T>>;
   constexpr Index chunk = 64;
   constexpr Index cache_line = 64 / sizeof(T);
-  using Sums = Eigen::Map<Eigen::Array<Acc, chunk, 1>>;
-  using Values = Eigen::Map<const Eigen::Array<T, chunk, 1>>;
+  const auto factors = pset1<P>(factor);
   Index begin = 0;
   for (; begin + chunk <= sum.size(); begin += chunk) {
     for (Index i = 0; i < chunk; i += cache_line) {
       prefetch(later + begin + i);
     }
-    Sums(sum.data() + begin) += factor * Values(row + begin).template cast<Acc>();
+    unrolled<chunk / size>([&](auto i) {
+      Accumulator<T>* to = sum.data() + begin + i * size;
+      pstoreu(to, pmadd(factors, load_packet<P>(row + begin + i * size), ploadu<P>(to)));
+    });
   }
-  const Index rest = sum.size() - begin;
-  VectorMap<Acc>(sum.data() + begin, rest) +=
-      factor * ConstVectorMap<T>(row + begin, rest).template cast<Acc>();
+  for (; begin + size <= sum.size(); begin += size) {
+    Accumulator<T>* to = sum.data() + begin;
+    pstoreu(to, pmadd(factors, load_packet<P>(row + begin), ploadu<P>(to)));
+  }
+  // The rest by the same instruction, so that a sum has the same bits however long the row is.
+  for (; begin < sum.size(); ++begin) {
+    const auto value = pset1<P>(static_cast<Accumulator<T>>(row[begin]));
+    sum[begin] = pfirst<P>(pmadd(factors, value, pset1<P>(sum[begin])));
+  }
 }
 
 }  // namespace tokenfold::detail

@@ -60,7 +60,7 @@ class DenseAttention {
       for (Index q = queries.begin; q < queries.end; ++q) {
         const Answer weight = weights[q - queries.begin];
         if (weight != Answer(0)) {
-          const Index later = std::min(q + 2, queries.end - 1);
+          const Index later = std::min(q + 8, queries.end - 1);
           detail::add_scaled(weight, row_data(h, q, keys), row_data(h, later, keys), partial);
         }
       }
@@ -70,15 +70,23 @@ class DenseAttention {
   }
 
   void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
-             Workspace&) const {
+             Workspace& workspace) const {
     check(queries, keys);
     detail::check_attention_sizes(weights.size(), keys.size(), out.size(), queries.size());
+    Workspace::Frame frame(workspace);
     const auto u = detail::as_vector(weights);
     auto sum = detail::as_vector(out);
     sum.setZero();
+    [[maybe_unused]] const Span<Answer> wide = workspace.take<Answer>(keys.size());
     for (Index h = 0; h < heads_.heads(); ++h) {
       for (Index q = 0; q < queries.size(); ++q) {
-        out[q] += row(h, queries.begin + q, keys).dot(u);
+        const Element* row = row_data(h, queries.begin + q, keys);
+        if constexpr (std::same_as<Element, Answer>) {
+          out[q] += detail::ConstVectorMap<Answer>(row, keys.size()).dot(u);
+        } else {
+          detail::widen<Element>(row, wide.data(), wide.size());
+          out[q] += detail::as_vector(wide).dot(u);
+        }
       }
     }
     sum *= head_share();
@@ -92,7 +100,9 @@ class DenseAttention {
     sums.setZero();
     for (Index h = 0; h < heads_.heads(); ++h) {
       for (Index i = 0; i < rows.size(); ++i) {
-        sums.row(i) += row(h, rows[i], keys).transpose();
+        const Token later = rows[std::min(i + 2, rows.size() - 1)];
+        detail::add_scaled(Answer(1), row_data(h, rows[i], keys), row_data(h, later, keys),
+                           Span<Answer>(out.row(i), keys.size()));
       }
     }
     sums *= head_share();
@@ -109,11 +119,6 @@ class DenseAttention {
     return heads_.data() + h * heads_.head_stride() +
            (query - options_.first_query) * heads_.token_stride() +
            (keys.begin - options_.first_key);
-  }
-  /// What head h of query row `query` pays to `keys`, as a column vector in `Answer`.
-  auto row(Index h, Index query, Range keys) const {
-    return detail::ConstVectorMap<Element>(row_data(h, query, keys), keys.size())
-        .template cast<Answer>();
   }
 
   HeadsView<const Element> heads_;

@@ -54,9 +54,10 @@ inline void append(std::string& text, double number) {
 }  // namespace detail
 
 /// Throws `std::invalid_argument` with the concatenated `parts` unless `condition` holds.
-/// The message is only built on failure, so a check costs one branch.
+/// The message is only built on failure, so a check costs one branch. Parts come by value, so that
+/// text of any length is one type: a function for every message would cost the compiler.
 template <class... Parts>
-void require(bool condition, const Parts&... parts) {
+void require(bool condition, Parts... parts) {
   if (condition) [[likely]] {
     return;
   }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "tokenfold/core/any_executor.hpp"
 #include "tokenfold/core/types.hpp"
 
 #if defined(_OPENMP)
@@ -31,23 +32,6 @@
 /// parallel region, and then sums in another order. Where that is so (-fopenmp without
 /// EIGEN_DONT_PARALLELIZE), call `Eigen::setNbThreads(1)` for the same bits at every width.
 namespace tokenfold {
-namespace detail {
-
-struct AnyBody {
-  void operator()(Index) const {}
-};
-
-}  // namespace detail
-
-/// Runs a loop: `executor(count, body)` calls body(i) once for every i in [0, count), in any order,
-/// on any threads, and returns when all calls have returned and what they wrote can be seen. Bodies
-/// that come from the library never throw.
-template <class E>
-concept Executor = requires(const E& executor, Index count, const detail::AnyBody& body) {
-  /// How many calls run at once, at most; 1 is the caller's thread alone.
-  { executor.concurrency() } -> std::convertible_to<Index>;
-  executor(count, body);
-};
 
 /// One after the other on the caller's thread.
 struct Serial {

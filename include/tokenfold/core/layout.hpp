@@ -103,6 +103,8 @@ class TokenLayout {
   /// all of the same frame, are visual, and cells are numbered within the frame. The other visual
   /// tokens pass for special rows.
   TokenLayout frame_alone(Range ordinals) const;
+  /// The same written over `alone`, whose memory is reused.
+  void frame_alone(Range ordinals, TokenLayout& alone) const;
 
  private:
   friend class Survivors;
@@ -177,15 +179,15 @@ inline void TokenLayout::check_grid() const {
 
 inline void TokenLayout::check() const {
   const Range all{0, tokens_};
-  std::vector<bool> taken(static_cast<std::size_t>(all_cells()), false);
+  std::vector<Token> taken(static_cast<std::size_t>(all_cells()), 0);
   for (const Token cell : cells_) {
     require(cell >= no_token && (!has_grid() || cell < all_cells()), "layout: grid cell ", cell,
             " does not exist ", frames_ == 1 ? "on a grid of " : "in the frames of ", grid_.height,
             " x ", grid_.width);
     if (has_grid() && cell != no_token) {
-      require(!taken[static_cast<std::size_t>(cell)], "layout: grid cell ", cell,
+      require(taken[static_cast<std::size_t>(cell)] == 0, "layout: grid cell ", cell,
               " is given to two tokens");
-      taken[static_cast<std::size_t>(cell)] = true;
+      taken[static_cast<std::size_t>(cell)] = 1;
     }
   }
   const Range before = text_before_;
@@ -271,16 +273,23 @@ inline TokenLayout TokenLayout::decoder(Index text_before, Span<const Token> cel
 }
 
 inline TokenLayout TokenLayout::frame_alone(Range ordinals) const {
+  TokenLayout alone;
+  frame_alone(ordinals, alone);
+  return alone;
+}
+
+inline void TokenLayout::frame_alone(Range ordinals, TokenLayout& alone) const {
   require(Range{0, visual_count()}.contains(ordinals), "layout: no visual tokens [", ordinals.begin,
           ", ", ordinals.end, ") among ", visual_count());
-  TokenLayout alone;
   alone.tokens_ = tokens_;
   alone.padding_ = padding_;
   alone.grid_ = grid_;
+  alone.frames_ = 1;
   alone.cls_ = cls_;
   alone.text_before_ = text_before_;
   alone.text_after_ = text_after_;
   alone.visual_.assign(visual_.begin() + ordinals.begin, visual_.begin() + ordinals.end);
+  alone.cells_.clear();
   for (const Token cell : cells().subspan(ordinals.begin, ordinals.size())) {
     const Index first = frame_of(cell) * grid_.cells();
     alone.cells_.push_back(cell == no_token ? no_token : static_cast<Token>(cell - first));
@@ -288,7 +297,6 @@ inline TokenLayout TokenLayout::frame_alone(Range ordinals) const {
   alone.visual_range_ = ordinals.empty()
                             ? Range{visual_range_.begin, visual_range_.begin}
                             : Range{alone.visual_.front(), Index{alone.visual_.back()} + 1};
-  return alone;
 }
 
 }  // namespace tokenfold

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <string_view>
-#include <utility>
 
 /// How a stage lists its options, so that they can be set by name at run time:
 ///
@@ -20,10 +19,30 @@
 ///   }
 namespace tokenfold {
 
+/// A value of an enum and what it is called. Not a `std::pair`: that makes the
+/// compiler check dozens of conversions for every enum.
+template <class E>
+struct EnumName {
+  std::string_view name;
+  E value;
+};
+
+/// The names of some values, to loop over.
 template <class E, std::size_t n>
-constexpr std::array<std::pair<std::string_view, E>, n> enum_names_of(
-    const std::pair<std::string_view, E> (&names)[n]) {
-  return std::to_array(names);
+struct EnumNames {
+  EnumName<E> names[n];
+
+  constexpr const EnumName<E>* begin() const { return names; }
+  constexpr const EnumName<E>* end() const { return names + n; }
+};
+
+template <class E, std::size_t n>
+constexpr EnumNames<E, n> enum_names_of(const EnumName<E> (&names)[n]) {
+  EnumNames<E, n> copy{};
+  for (std::size_t i = 0; i < n; ++i) {
+    copy.names[i] = names[i];
+  }
+  return copy;
 }
 
 namespace detail {

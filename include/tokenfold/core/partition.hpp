@@ -19,6 +19,9 @@ struct Partition {
   /// The score the filter ranked by, one per visual token (by ordinal); its meaning is the
   /// filter's.
   std::vector<double> scores;
+  /// Per discarded token the target whose key is most like its own, or −1: from a filter that finds
+  /// it anyway (bipartite matching); else empty.
+  std::vector<Token> nearest = {};
 
   /// Who may take over: `targets`, or `preserved` if there are none.
   Span<const Token> absorbing() const { return targets.empty() ? preserved : targets; }
@@ -28,6 +31,7 @@ struct Partition {
     discarded.clear();
     targets.clear();
     scores.clear();
+    nearest.clear();
   }
 };
 

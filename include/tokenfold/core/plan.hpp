@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "tokenfold/core/any_executor.hpp"
 #include "tokenfold/core/planes.hpp"
 #include "tokenfold/core/positions.hpp"
 #include "tokenfold/core/sparse_rows.hpp"
@@ -60,6 +61,10 @@ class ReductionPlan {
   void apply(const In& tokens, Out&& out) const {
     apply_rows({0, output_tokens()}, tokens, out);
   }
+  /// The same by all threads of an executor (executor.hpp), each with its share of the output rows;
+  /// the same bits.
+  template <class In, class Out, Executor E>
+  void apply(const In& tokens, Out&& out, const E& executor) const;
   /// The same for the output rows `rows` alone; `out`: [rows.size() × D]. Those of `visual()` are
   /// what a projector is fed.
   template <class In, class Out>
@@ -91,11 +96,17 @@ class ReductionPlan {
 
   /// The way back: every preserved token's row of `reduced` returns to its place, every merged
   /// token gets the mix of the rows that absorbed it (by `shares`), every dropped token gets
-  /// `fill`. `reduced`: [output_tokens × D], `out`: [input_tokens × D].
+  /// `fill`. `reduced`: [output_tokens × D], `out`: [input_tokens × D]. Allocates unless given a
+  /// workspace.
+  template <class In, class Out>
+  void unmerge(const In& reduced, Out&& out, Workspace& workspace, double fill = 0) const {
+    using T = typename decltype(MatrixView(reduced))::Element;
+    unmerge_views<T>(MatrixView(reduced), MatrixView<T>(out), fill, workspace);
+  }
   template <class In, class Out>
   void unmerge(const In& reduced, Out&& out, double fill = 0) const {
-    using T = typename decltype(MatrixView(reduced))::Element;
-    unmerge_views<T>(MatrixView(reduced), MatrixView<T>(out), fill);
+    Workspace workspace;
+    unmerge(reduced, out, workspace, fill);
   }
 
   /// How many input tokens each output token stands for, given the same of the input: conserves the
@@ -116,6 +127,7 @@ class ReductionPlan {
                          MatrixView<std::int32_t> out) const;
 
   /// The plan of `*this` followed by `next`: W = W_next · W. Throws if the sizes do not meet.
+  /// `compose` is the same without allocations.
   ReductionPlan then(const ReductionPlan& next) const {
     Workspace workspace;
     ReductionPlan composed;
@@ -126,7 +138,15 @@ class ReductionPlan {
   /// The plan for the rows `rows` alone, renumbered from 0: for callers who keep only those, such
   /// as a projector that is fed the patches without [CLS]. Throws if a remaining token takes from
   /// outside.
-  ReductionPlan within(Range rows) const;
+  ReductionPlan within(Range rows) const {
+    Workspace workspace;
+    ReductionPlan part;
+    within(rows, workspace, part);
+    return part;
+  }
+  /// The same without allocations once `out`, another plan than this, and `workspace` are warm.
+  /// After a refusal `out` holds anything.
+  void within(Range rows, Workspace& workspace, ReductionPlan& out) const;
 
   /// A 64-bit hash of `kept()` that is the same on every machine, for prefix caches.
   std::uint64_t kept_hash() const;
@@ -161,14 +181,28 @@ class ReductionPlan {
   void finish(Workspace& workspace);
 
   detail::SparseRows matrix() const { return {offsets_, columns_, weights_}; }
+  /// Where part `part` begins if the output rows are split into `parts` that `apply` reads and
+  /// writes about equally many rows for.
+  Index first_row_of(Index part, Index parts) const;
   template <class T>
-  void apply_views(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const;
+  void check_apply(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const;
+  template <class T>
+  void multiply(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const {
+    const Span<const Token> offsets = this->offsets().subspan(rows.begin, rows.size() + 1);
+    detail::multiply<T>({offsets, columns_, weights_}, tokens, out);
+  }
+  template <class T>
+  void apply_views(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const {
+    check_apply<T>(rows, tokens, out);
+    multiply<T>(rows, tokens, out);
+  }
   template <class T>
   void check_in_place(HeadsView<T> plane) const;
   template <class T>
   void gather_views(MatrixView<const T> rows, MatrixView<T> out, const T* fill) const;
   template <class T>
-  void unmerge_views(MatrixView<const T> reduced, MatrixView<T> out, double fill) const;
+  void unmerge_views(MatrixView<const T> reduced, MatrixView<T> out, double fill,
+                     Workspace& workspace) const;
 
   Index input_tokens_ = 0;
   Range visual_in_;
@@ -282,8 +316,21 @@ inline void ReductionPlan::finish(Workspace& workspace) {
   }
 }
 
+inline Index ReductionPlan::first_row_of(Index part, Index parts) const {
+  const auto cost_before = [&](Index row) { return offsets()[row] + row; };
+  const Index wanted = cost_before(output_tokens()) * part / parts;
+  Index first = 0;
+  for (Index rest = output_tokens(); rest > 0;) {  // cost_before rises: halve the candidates
+    const Index half = rest / 2;
+    const bool beyond = cost_before(first + half) >= wanted;
+    first = beyond ? first : first + half + 1;
+    rest = beyond ? half : rest - half - 1;
+  }
+  return first;
+}
+
 template <class T>
-void ReductionPlan::apply_views(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const {
+void ReductionPlan::check_apply(Range rows, MatrixView<const T> tokens, MatrixView<T> out) const {
   require(Range({0, output_tokens()}).contains(rows), "apply: rows [", rows.begin, ", ", rows.end,
           ") lie outside the plan's ", output_tokens(), " output rows");
   require(tokens.rows() == input_tokens_, "apply: the plan takes ", input_tokens_, " tokens, got ",
@@ -291,8 +338,20 @@ void ReductionPlan::apply_views(Range rows, MatrixView<const T> tokens, MatrixVi
   require(out.rows() == rows.size() && out.cols() == tokens.cols(), "apply: the output must be [",
           rows.size(), " x ", tokens.cols(), "], got [", out.rows(), " x ", out.cols(), "]");
   require(!detail::overlap(tokens, out), "apply: input and output overlap");
-  const Span<const Token> offsets = this->offsets().subspan(rows.begin, rows.size() + 1);
-  detail::multiply<T>({offsets, columns_, weights_}, tokens, out);
+}
+
+template <class In, class Out, Executor E>
+void ReductionPlan::apply(const In& tokens, Out&& out, const E& executor) const {
+  using T = typename decltype(MatrixView(tokens))::Element;
+  const MatrixView<const T> from(tokens);
+  const MatrixView<T> to(out);
+  check_apply<T>({0, output_tokens()}, from, to);
+  const Index parts =
+      std::clamp<Index>(executor.concurrency(), 1, std::max<Index>(output_tokens(), 1));
+  executor(parts, [&](Index part) {
+    const Range rows{first_row_of(part, parts), first_row_of(part + 1, parts)};
+    multiply<T>(rows, from, to.middle_rows(rows));
+  });
 }
 
 template <class In, class Out>
@@ -339,13 +398,20 @@ void ReductionPlan::gather_views(MatrixView<const T> rows, MatrixView<T> out, co
   require(!detail::overlap(rows, out), "gather: input and output overlap");
   require(fill != nullptr || extra_tokens() == 0,
           "gather: the plan has synthetic tokens, which continue no row; give a fill value");
-  for (Index row = 0; row < output_tokens(); ++row) {
+  const bool joined = rows.contiguous() && out.contiguous();
+  for (Index row = 0; row < output_tokens();) {
     const Token from = kept()[row];
     if (from == no_token) {
       std::fill_n(out.row(row), out.cols(), *fill);
-    } else {
-      std::copy_n(rows.row(from), rows.cols(), out.row(row));
+      ++row;
+      continue;
     }
+    Index run = 1;  // rows that follow each other on both sides are one copy
+    while (joined && row + run < output_tokens() && kept()[row + run] == from + run) {
+      ++run;
+    }
+    std::copy_n(rows.row(from), run * rows.cols(), out.row(row));
+    row += run;
   }
 }
 
@@ -363,15 +429,15 @@ void ReductionPlan::gather(const In& rows, Out&& out, const Fill& fill) const {
 }
 
 template <class T>
-void ReductionPlan::unmerge_views(MatrixView<const T> reduced, MatrixView<T> out,
-                                  double fill) const {
+void ReductionPlan::unmerge_views(MatrixView<const T> reduced, MatrixView<T> out, double fill,
+                                  Workspace& workspace) const {
   require(reduced.rows() == output_tokens(), "unmerge: the plan gives ", output_tokens(),
           " tokens, got ", reduced.rows());
   require(out.rows() == input_tokens_ && out.cols() == reduced.cols(),
           "unmerge: the output must be [", input_tokens_, " x ", reduced.cols(), "], got [",
           out.rows(), " x ", out.cols(), "]");
   require(!detail::overlap(reduced, out), "unmerge: input and output overlap");
-  Workspace workspace;
+  Workspace::Frame frame(workspace);
   const auto back = detail::transposed({offsets_, columns_, shares_}, input_tokens_, workspace);
   detail::multiply<T>(back, reduced, out, static_cast<T>(fill));
 }
@@ -398,11 +464,10 @@ inline std::int32_t ReductionPlan::positions(PositionRule rule, MatrixView<const
   return detail::reduce_positions(rule, kept_, visual_in_, visual_out_, in, out);
 }
 
-inline ReductionPlan ReductionPlan::within(Range rows) const {
+inline void ReductionPlan::within(Range rows, Workspace& workspace, ReductionPlan& plan) const {
+  require(&plan != this, "within: the result must be another plan");
   require(Range({0, input_tokens_}).contains(rows), "within: rows [", rows.begin, ", ", rows.end,
           ") lie outside the plan's ", input_tokens_, " tokens");
-  Workspace workspace;
-  ReductionPlan plan;
   const auto clip = [&](Index row) { return std::clamp(row, rows.begin, rows.end) - rows.begin; };
   plan.clear(rows.size(), {clip(visual_in_.begin), clip(visual_in_.end)});
   const auto inside = [&](Index row) {
@@ -436,7 +501,6 @@ inline ReductionPlan ReductionPlan::within(Range rows) const {
   }
   plan.visual_out_.end = std::max(plan.visual_out_.begin, plan.visual_out_.end);
   plan.finish(workspace);
-  return plan;
 }
 
 inline std::uint64_t ReductionPlan::kept_hash() const {

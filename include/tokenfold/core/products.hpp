@@ -5,8 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tokenfold/core/views.hpp"
-#include "tokenfold/core/workspace.hpp"
+#include "tokenfold/core/dot_products.hpp"
 
 /// The few products that attention and similarity are made of, over views with heads.
 ///
@@ -27,6 +26,24 @@ double squared_norm(const Row& row) {
   return own >= least && std::isfinite(own) ? own : row.template cast<double>().squaredNorm();
 }
 
+/// The same for a row of any type.
+template <Scalar T>
+double squared_norm(Span<const T> row) {
+  using Acc = Accumulator<T>;
+  if constexpr (std::same_as<T, Acc>) {
+    return squared_norm(as_vector(row));
+  } else {
+    double sum = 0;
+    Acc wide[channel_block];
+    for (Index c = 0; c < row.size(); c += channel_block) {
+      const Index count = std::min(channel_block, row.size() - c);
+      widen<T>(row.data() + c, wide, count);
+      sum += squared_norm(ConstVectorMap<Acc>(wide, count));
+    }
+    return sum;
+  }
+}
+
 /// Rows that are widened at a time: 64 rows of 1024 floats fill a quarter of a typical L2 cache.
 inline constexpr Index widening_block = 64;
 
@@ -43,7 +60,9 @@ void for_each_row_block(MatrixView<const T> m, Workspace& workspace, Use&& use) 
     for (Index begin = 0; begin < m.rows(); begin += widening_block) {
       const Range block{begin, std::min(begin + widening_block, m.rows())};
       const MatrixView<Acc> wide(buffer.data(), block.size(), m.cols());
-      wide.map() = m.middle_rows(block).map().template cast<Acc>();
+      for (Index i = 0; i < block.size(); ++i) {
+        widen<T>(m.row(begin + i), wide.row(i), m.cols());
+      }
       use(block, MatrixView<const Acc>(wide));
     }
   }
@@ -89,31 +108,23 @@ void weighted_row_sum(HeadsView<const T> x, Span<const Accumulator<T>> weights,
   }
 }
 
-/// out[i] = Σ_{h,c} x[h][i][c] · vector[h·dim + c].
-template <class T>
-void row_dot_products(HeadsView<const T> x, Span<const Accumulator<T>> vector,
-                      Span<Accumulator<T>> out, Workspace& workspace) {
-  as_vector(out).setZero();
-  for_each_joined_part(x, [&](Range columns, MatrixView<const T> part) {
-    const auto v = as_vector(vector.subspan(columns.begin, columns.size()));
-    for_each_row_block(part, workspace, [&](Range block, MatrixView<const Accumulator<T>> rows) {
-      as_vector(out.subspan(block.begin, block.size())).noalias() += rows.map() * v;
-    });
-  });
-}
-
-/// out[i, j] = Σ_{h,c} left[i, h·dim + c] · right[h][j][c]: one GEMM if the heads of `right` are
-/// adjacent.
+/// out[i, j] = Σ_{h,c} left[i, h·dim + c] · right[h][j][c].
 template <class T>
 void inner_products(MatrixView<const Accumulator<T>> left, HeadsView<const T> right,
                     MatrixView<Accumulator<T>> out, Workspace& workspace) {
   out.map().setZero();
   for_each_joined_part(right, [&](Range columns, MatrixView<const T> part) {
-    const auto l = left.middle_cols(columns);
-    for_each_row_block(part, workspace, [&](Range block, MatrixView<const Accumulator<T>> rows) {
-      out.middle_cols(block).map().noalias() += l.map() * rows.map().transpose();
-    });
+    add_dot_products(left.middle_cols(columns), part, out, workspace);
   });
+}
+
+/// out[i] = Σ_{h,c} x[h][i][c] · vector[h·dim + c].
+template <class T>
+void row_dot_products(HeadsView<const T> x, Span<const Accumulator<T>> vector,
+                      Span<Accumulator<T>> out, Workspace& workspace) {
+  using Acc = Accumulator<T>;
+  inner_products(MatrixView<const Acc>(vector.data(), 1, vector.size()), x,
+                 MatrixView<Acc>(out.data(), 1, out.size()), workspace);
 }
 
 /// out[i, h·dim + c] = scale · x[h][rows[i] − first_row][c].
@@ -123,9 +134,9 @@ void gather_rows(HeadsView<const T> x, Span<const Token> rows, Index first_row,
   using Acc = Accumulator<T>;
   for (Index i = 0; i < rows.size(); ++i) {
     for (Index h = 0; h < x.heads(); ++h) {
-      const ConstVectorMap<T> from(x.head(h).row(rows[i] - first_row), x.dim());
-      VectorMap<Acc>(out.row(i) + h * x.dim(), x.dim()) = scale * from.template cast<Acc>();
+      widen<T>(x.head(h).row(rows[i] - first_row), out.row(i) + h * x.dim(), x.dim());
     }
+    VectorMap<Acc>(out.row(i), x.width()) *= scale;
   }
 }
 

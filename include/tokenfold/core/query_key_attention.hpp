@@ -3,8 +3,10 @@
 
 #include <cmath>
 
+#include "tokenfold/core/add_rows.hpp"
 #include "tokenfold/core/attention.hpp"
 #include "tokenfold/core/products.hpp"
+#include "tokenfold/core/softmax.hpp"
 
 namespace tokenfold {
 
@@ -32,8 +34,8 @@ struct QueryKeyOptions {
 ///   wᵀA = (Σ_q w_q q_q) · Kᵀ      A·u = Q · (Σ_k u_k k_k)      rows: one GEMM
 ///
 /// that is O(P·D) for the first two and O(rows·P·D) for the third. With probabilities a row costs
-/// O(P·D), exactly; wᵀA and A·u cost what attention itself costs, O(P²·D), in row blocks. Nothing
-/// of size P × P is ever held: scratch is `block_rows` · P floats.
+/// O(P·D), exactly; wᵀA and A·u cost what Q·Kᵀ costs, O(P²·D), in row blocks. Nothing of size P × P
+/// is ever held: scratch is the keys of one head and the scores of a block of rows.
 template <class T>
 class QueryKeyAttention {
  public:
@@ -46,7 +48,7 @@ class QueryKeyAttention {
       : queries_(queries), keys_(keys), options_(options) {
     require(queries.dim() == keys.dim(), "query-key attention: queries have ", queries.dim(),
             " channels a head, keys ", keys.dim());
-    require(keys.heads() >= 1 && queries.heads() % keys.heads() == 0,
+    require(keys.heads() >= 1 && queries.heads() >= 1 && queries.heads() % keys.heads() == 0,
             "query-key attention: ", queries.heads(), " query heads cannot share ", keys.heads(),
             " key heads");
     require(options.first_query >= 0, "query-key attention: negative first_query ",
@@ -103,12 +105,37 @@ class QueryKeyAttention {
         used[count++] = static_cast<Token>(queries.begin + q);
       }
     }
-    auto sum = detail::as_vector(out);
-    sum.setZero();
-    for_each_softmax_row(Span<const Token>(used.data(), count), workspace,
-                         [&](Index i, Span<const Answer> row, Answer share) {
-                           add(out, keys, row, weights[used[i] - queries.begin] * share);
-                         });
+    const Span<const Token> rows(used.data(), count);
+    if (count <= few_rows) {
+      const Span<Answer> row = workspace.take<Answer>(keys.size());
+      detail::as_vector(out).setZero();
+      for (const Token query : rows) {
+        probability_row(query, keys, row, workspace);
+        add(out, row.data(), weights[query - queries.begin]);
+      }
+      return;
+    }
+    // Head by head, because a sum of H · P float terms loses digits that a redundancy score, a
+    // difference, needs. Whole packets: the columns may begin before `keys` and end after them.
+    const Index begin = keys.begin / detail::packet_size<Answer> * detail::packet_size<Answer>;
+    const Index columns = Tile::padded(keys.end - begin);
+    const MatrixView<Answer> sums(workspace.take_filled(passes() * columns, Answer(0)).data(),
+                                  passes(), columns);
+    for_each_pass(rows, workspace, [&](Index pass, const Scratch& scratch) {
+      for_each_softmax_block(pass, rows, scratch, [&](const SoftmaxBlock& block) {
+        const Index seen = std::min(columns, block.values.cols() - begin);
+        if (seen > 0) {
+          for (Index i = 0; i < block.shares.size(); ++i) {
+            block.shares[i] *= weights[rows[block.first + i] - queries.begin];
+          }
+          detail::add_weighted_rows(Span<const Answer>(block.shares.data(), block.shares.size()),
+                                    block.values.row(0) + begin, block.values.row_stride(),
+                                    sums.row(pass), seen);
+        }
+      });
+    });
+    detail::as_vector(out) =
+        sums.middle_cols({keys.begin - begin, keys.end - begin}).map().colwise().sum().transpose();
   }
 
   void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
@@ -123,16 +150,21 @@ class QueryKeyAttention {
                                         unfold_groups(sum, workspace), out, workspace);
       return;
     }
-    detail::as_vector(out).setZero();
-    for_each_softmax_row(row_list(queries, workspace), workspace,
-                         [&](Index i, Span<const Answer> row, Answer share) {
-                           const Index seen = std::min(keys.end, row.size()) - keys.begin;
-                           if (seen > 0) {
-                             out[i] +=
-                                 share * detail::as_vector(row.subspan(keys.begin, seen))
-                                             .dot(detail::as_vector(weights.subspan(0, seen)));
-                           }
-                         });
+    const Span<const Token> rows = row_list(queries, workspace);
+    const MatrixView<Answer> sums(workspace.take<Answer>(passes() * rows.size()).data(), passes(),
+                                  rows.size());
+    for_each_pass(rows, workspace, [&](Index pass, const Scratch& scratch) {
+      for_each_softmax_block(pass, rows, scratch, [&](const SoftmaxBlock& block) {
+        const Index seen = std::max<Index>(std::min(keys.end, block.values.cols()) - keys.begin, 0);
+        for (Index i = 0; i < block.shares.size(); ++i) {
+          const Span<Answer> row(block.values.row(i) + keys.begin, seen);
+          sums(pass, block.first + i) =
+              block.shares[i] *
+              detail::as_vector(row).dot(detail::as_vector(weights.subspan(0, seen)));
+        }
+      });
+    });
+    detail::as_vector(out) = sums.map().colwise().sum().transpose();
   }
 
   void rows(Span<const Token> rows, Range keys, MatrixView<Answer> out,
@@ -144,15 +176,53 @@ class QueryKeyAttention {
       logit_rows(rows, keys, mean_factor(), out, workspace);
       return;
     }
+    if (rows.size() <= few_rows) {
+      for (Index i = 0; i < rows.size(); ++i) {
+        probability_row(rows[i], keys, Span<Answer>(out.row(i), keys.size()), workspace);
+      }
+      return;
+    }
+    // Rows do not depend on each other: every worker takes some, all heads.
+    Workspace::Frame frame(workspace);
+    const Index workers = std::clamp<Index>(rows.size() / Tile::rows, 1, workspace.concurrency());
+    const Index share = (rows.size() + workers - 1) / workers;
+    const Span<Scratch> scratch = take_scratch(workers, share, workspace);
     out.map().setZero();
-    for_each_softmax_row(rows, workspace, [&](Index i, Span<const Answer> row, Answer share) {
-      add(Span<Answer>(out.row(i), keys.size()), keys, row, share);
+    workspace.for_each(workers, [&](Index worker) {
+      const Index begin = std::min(worker * share, rows.size());
+      const auto mine = rows.subspan(begin, std::min(share, rows.size() - begin));
+      for (Index pass = 0; pass < passes(); ++pass) {
+        for_each_softmax_block(pass, mine, scratch[worker], [&](const SoftmaxBlock& block) {
+          const Index seen = std::min(keys.end, block.values.cols()) - keys.begin;
+          for (Index i = 0; i < block.shares.size() && seen > 0; ++i) {
+            add(Span<Answer>(out.row(begin + block.first + i), seen),
+                block.values.row(i) + keys.begin, block.shares[i]);
+          }
+        });
+      }
     });
   }
 
  private:
-  /// Query rows whose scores are held at a time; 32 × 577 scores stay in the L2 cache.
-  static constexpr Index block_rows = 32;
+  using Tile = detail::ScoreTile<Answer>;
+
+  /// Up to so many rows are multiplied with the keys where they lie (a [CLS] row of 577 × 1024: 0.05
+  /// ms instead of 0.12), more with packed keys. The two may differ in the last bit.
+  static constexpr Index few_rows = 2;
+
+  /// What one pass makes of a block of query rows: shares[i] · values(i, k) is its part of
+  /// A[rows[first + i], k], 0 for the keys that the row does not see.
+  struct SoftmaxBlock {
+    Index first;
+    MatrixView<Answer> values;
+    Span<Answer> shares;
+  };
+
+  /// What one worker needs for the softmaxes of a pass.
+  struct Scratch {
+    Index block;  ///< query rows whose scores are held at a time
+    Span<Answer> panels, queries, wide, scores, shares;
+  };
 
   void check(Range queries, Range keys) const {
     detail::check_attention_range("query", queries, this->queries());
@@ -216,60 +286,163 @@ class QueryKeyAttention {
     detail::inner_products(folded, keys_.middle_tokens(keys), out, workspace);
   }
 
-  /// out[k − keys.begin] += factor · row[k] over the keys that the row sees.
-  static void add(Span<Answer> out, Range keys, Span<const Answer> row, Answer factor) {
-    const Index seen = std::min(keys.end, row.size()) - keys.begin;
-    if (seen > 0) {
-      detail::as_vector(out.subspan(0, seen)) +=
-          factor * detail::as_vector(row.subspan(keys.begin, seen));
+  /// One softmax per head, or one over all of them.
+  Index passes() const { return heads_as_one_ ? 1 : queries_.heads(); }
+  HeadsView<const Element> keys_of(Index pass) const {
+    return heads_as_one_ ? keys_ : HeadsView<const Element>(keys_.head(pass / group()));
+  }
+
+  /// Query rows whose scores are held at a time: a few tiles that fit the L2 cache.
+  Index block_rows() const {
+    constexpr Index scores = 32768;
+    return std::clamp<Index>(scores / Tile::padded(keys_.tokens()) / Tile::rows, 1, 4) * Tile::rows;
+  }
+
+  /// For each of `workers`, who has up to `rows` query rows.
+  Span<Scratch> take_scratch(Index workers, Index rows, Workspace& workspace) const {
+    const Index d = keys_of(0).width();
+    const Index block = std::min(block_rows(), rows);
+    const Index panels = block == rows ? 1 : Tile::panels(keys_.tokens());
+    const Span<Scratch> all = workspace.take<Scratch>(workers);
+    for (Scratch& scratch : all) {
+      scratch = {block,
+                 workspace.take<Answer>(panels * Tile::panel * d),
+                 workspace.take<Answer>(block * d),
+                 workspace.take<Answer>(queries_.width()),
+                 workspace.take<Answer>(block * Tile::padded(keys_.tokens())),
+                 workspace.take<Answer>(block)};
+    }
+    return all;
+  }
+  /// Calls `use(pass, scratch)` for every pass, spread over the executor.
+  template <class Use>
+  void for_each_pass(Span<const Token> rows, Workspace& workspace, Use&& use) const {
+    Workspace::Frame frame(workspace);
+    const Index workers = std::min(workspace.concurrency(), passes());
+    const Span<Scratch> scratch = take_scratch(workers, rows.size(), workspace);
+    workspace.for_each(workers, [&](Index worker) {
+      for (Index pass = worker; pass < passes(); pass += workers) {
+        use(pass, scratch[worker]);
+      }
+    });
+  }
+
+  /// Calls `use(block)` for all of `rows`, block by block. The keys are packed once, a panel when it
+  /// is first needed. What comes out for a row does not depend on the other rows.
+  template <class Use>
+  void for_each_softmax_block(Index pass, Span<const Token> rows, const Scratch& scratch,
+                              Use&& use) const {
+    const HeadsView<const Element> keys = keys_of(pass);
+    const Index d = keys.width();
+    const Index most = scratch.block;
+    const bool one_block = most >= rows.size();
+    Index packed = 0;
+    for (Index begin = 0; begin < rows.size(); begin += most) {
+      const auto block = rows.subspan(begin, std::min(most, rows.size() - begin));
+      pack_queries(pass, block, scratch.queries, scratch.wide);
+      const MatrixView<Answer> values(scratch.scores.data(), block.size(),
+                                      Tile::padded(seen_by(block)));
+      for (Index p = 0; p < Tile::panels(values.cols()); ++p) {
+        Answer* panel = scratch.panels.data() + (one_block ? 0 : p * Tile::panel * d);
+        if (p == packed) {
+          pack_keys(keys, p, panel);
+          ++packed;
+        }
+        detail::for_each_tile<Answer>(block.size(), [&](Index row, auto tile_rows) {
+          if (p * Tile::panel < seen_by(block.subspan(row, tile_rows))) {
+            detail::multiply_tile<tile_rows>(scratch.queries.data() + row * d, panel, d,
+                                             values.row(row) + p * Tile::panel,
+                                             values.row_stride());
+          }
+        });
+      }
+      for (Index i = 0; i < block.size(); ++i) {
+        scratch.shares[i] = softmax(values.row(i), seen_by(block.subspan(i, 1)), values.cols());
+      }
+      use(SoftmaxBlock{begin, values, scratch.shares.subspan(0, block.size())});
     }
   }
 
-  /// Calls `use(i, row, share)` once per head for every query row: share · row[k] is that head's
-  /// part of A[rows[i], k], for the keys k < row.size() that the query sees.
-  template <class Use>
-  void for_each_softmax_row(Span<const Token> rows, Workspace& workspace, Use&& use) const {
+  /// out[k] = A[row, k] straight from the keys, in one pass over them.
+  void probability_row(Token row, Range keys, Span<Answer> out, Workspace& workspace) const {
     Workspace::Frame frame(workspace);
-    const Index passes = heads_as_one_ ? 1 : queries_.heads();
-    const Span<Answer> scores = workspace.take<Answer>(block_rows * keys_.tokens());
-    const Span<Answer> query = workspace.take<Answer>(block_rows * queries_.dim());
-    for (Index h = 0; h < passes; ++h) {
-      for (Index begin = 0; begin < rows.size(); begin += block_rows) {
-        const auto block = rows.subspan(begin, std::min(block_rows, rows.size() - begin));
-        Index seen = keys_.tokens();
-        if (options_.causal) {
-          seen = Index{*std::max_element(block.begin(), block.end())} + 1;
-        }
-        const MatrixView<Answer> s(scores.data(), block.size(), seen);
-        if (heads_as_one_) {
-          const double root = std::sqrt(static_cast<double>(queries_.heads()));
-          logit_rows(block, {0, seen}, static_cast<Answer>(options_.scale / root), s, workspace);
-        } else {
-          const HeadsView<const Element> q(queries_.head(h));
-          const HeadsView<const Element> k(keys_.head(h / group()));
-          const MatrixView<Answer> qs(query.data(), block.size(), queries_.dim());
-          detail::gather_rows(q, block, options_.first_query, static_cast<Answer>(options_.scale),
-                              qs);
-          detail::inner_products(MatrixView<const Answer>(qs), k.middle_tokens({0, seen}), s,
-                                 workspace);
-        }
-        for (Index i = 0; i < block.size(); ++i) {
-          const Index visible = options_.causal ? Index{block[i]} + 1 : seen;
-          const Span<Answer> row(s.row(i), visible);
-          if (visible == 0) {
-            continue;
-          }
-          auto values = detail::as_vector(row).array();
-          if (!options_.key_bias.empty()) {
-            values += detail::as_vector(options_.key_bias.subspan(0, visible))
-                          .array()
-                          .template cast<Answer>();
-          }
-          values = (values - values.maxCoeff()).exp();
-          const Answer share = Answer(1) / (values.sum() * static_cast<Answer>(passes));
-          use(begin + i, Span<const Answer>(row.data(), visible), share);
+    constexpr Index together = detail::row_packet_size<Answer>;
+    const Index d = keys_.dim();
+    const Index padded = Tile::padded(keys_.tokens());
+    const Index seen = seen_by({&row, 1});
+    const Span<Answer> query = workspace.take<Answer>(queries_.width());
+    scaled_query(row, query);
+    const MatrixView<Answer> scores(workspace.take_filled(passes() * padded, Answer(0)).data(),
+                                    passes(), padded);
+    // All heads of a few keys before the next keys, as they lie in memory.
+    for (Index first = 0; first < seen; first += together) {
+      for (Index h = 0; h < (heads_as_one_ ? keys_.heads() : queries_.heads()); ++h) {
+        detail::add_row_scores(query.data() + h * d, keys_.head(heads_as_one_ ? h : h / group()),
+                               first, scores.row(heads_as_one_ ? 0 : h) + first);
+      }
+    }
+    detail::as_vector(out).setZero();
+    for (Index pass = 0; pass < passes(); ++pass) {
+      const Answer share = softmax(scores.row(pass), seen, padded);
+      add(out, scores.row(pass) + keys.begin, share);
+    }
+  }
+  static void add(Span<Answer> out, const Answer* row, Answer factor) {
+    detail::add_scaled(factor, row, row, out);
+  }
+  template <class Bias>
+  static void add(Span<const Bias> bias, Answer* scores) {
+    detail::as_vector(Span<Answer>(scores, bias.size())) +=
+        detail::as_vector(bias).template cast<Answer>();
+  }
+
+  /// Keys that at least one of `rows` sees.
+  Index seen_by(Span<const Token> rows) const {
+    return options_.causal ? Index{*std::max_element(rows.begin(), rows.end())} + 1
+                           : keys_.tokens();
+  }
+  /// Scores to exponentials; returns by what they are to be multiplied, this pass being one of all.
+  Answer softmax(Answer* scores, Index visible, Index padded) const {
+    if (!options_.key_bias.empty()) {
+      add(options_.key_bias.subspan(0, visible), scores);
+    }
+    return Answer(1) /
+           (detail::exponentials(scores, visible, padded) * static_cast<Answer>(passes()));
+  }
+
+  /// Query row `row` of all heads, scaled; the heads of a group folded if all are one head.
+  void scaled_query(Token row, Span<Answer> query) const {
+    for (Index h = 0; h < queries_.heads(); ++h) {
+      detail::widen<Element>(queries_.head(h).row(row - options_.first_query),
+                             query.data() + h * queries_.dim(), queries_.dim());
+    }
+    if (heads_as_one_) {
+      const double root = std::sqrt(static_cast<double>(queries_.heads()));
+      fold_groups(query, static_cast<Answer>(options_.scale / root));
+    } else {
+      detail::as_vector(query) *= static_cast<Answer>(options_.scale);
+    }
+  }
+  /// The scaled queries of a pass, tile by tile channel-major, as `multiply_tile` reads them.
+  void pack_queries(Index pass, Span<const Token> rows, Span<Answer> packed,
+                    Span<Answer> wide) const {
+    const Index d = keys_of(pass).width();
+    const QueryKeyAttention own = heads_as_one_ ? *this : head(pass);
+    detail::for_each_tile<Answer>(rows.size(), [&](Index row, auto tile_rows) {
+      for (Index r = 0; r < tile_rows; ++r) {
+        own.scaled_query(rows[row + r], wide.subspan(0, own.queries_.width()));
+        Answer* to = packed.data() + row * d + r;
+        for (Index c = 0; c < d; ++c) {
+          to[c * tile_rows] = wide[c];
         }
       }
+    });
+  }
+  static void pack_keys(HeadsView<const Element> keys, Index panel, Answer* packed) {
+    const Index first = panel * Tile::panel;
+    const Range rows{first, std::min(first + Tile::panel, keys.tokens())};
+    for (Index h = 0; h < keys.heads(); ++h) {
+      detail::pack_panel(keys.head(h).middle_rows(rows), packed + h * keys.dim() * Tile::panel);
     }
   }
 

@@ -56,6 +56,29 @@ inline Span<Index> rank_highest(Span<const double> scores, Index count, Workspac
   return order;
 }
 
+/// shares[i] of `total` in proportion to size_of(i), rounded so that they add up to it: largest
+/// remainders first, equal ones by lower i. No share is above its size unless `total` is above all.
+template <class SizeOf>
+void share_out(Index total, const SizeOf& size_of, Span<Index> shares, Workspace& workspace) {
+  Workspace::Frame frame(workspace);
+  const Span<double> remainders = workspace.take<double>(shares.size());
+  Index all = 0;
+  for (Index i = 0; i < shares.size(); ++i) {
+    all += size_of(i);
+  }
+  Index left = total;
+  for (Index i = 0; i < shares.size(); ++i) {
+    const Index product = total * size_of(i);  // of two counts of tokens, each below 2³¹
+    shares[i] = all > 0 ? product / all : 0;
+    remainders[i] = all > 0 ? static_cast<double>(product % all) : 0.0;
+    left -= shares[i];
+  }
+  // The remainders add up to `left` and each is below 1, so that enough have one.
+  for (const Index i : rank_highest(remainders, left, workspace).subspan(0, left)) {
+    ++shares[i];
+  }
+}
+
 /// A budget that leaves no choice, all or none: splits the visual tokens, scores them 0 and returns
 /// true.
 inline bool preserve_all_or_none(const TokenLayout& layout, Index keep, Partition& partition) {
@@ -101,7 +124,7 @@ inline void preserve(const TokenLayout& layout, Span<const Index> chosen, TokenO
                      Partition& partition, Workspace& workspace) {
   Workspace::Frame frame(workspace);
   const Span<bool> stays = detail::mark(layout.visual_count(), chosen, workspace);
-  for (const Index v : chosen) {
+  for (const Index v : chosen) {  // a token that was chosen twice stands there twice
     partition.preserved.push_back(layout.visual()[v]);
   }
   for (Index v = 0; v < stays.size(); ++v) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "tokenfold/core/packets.hpp"
 #include "tokenfold/core/views.hpp"
 #include "tokenfold/core/workspace.hpp"
 
@@ -54,50 +55,112 @@ inline bool copies(const SparseRows& m, Index r) {
   return row.size() == 1 && m.values[row.begin] == 1.0f;
 }
 
-/// out = row r of `m` times x, all `width` columns; `row_of(c)` points to row c of x, `out` may be
-/// any of them. A row without entries becomes `empty`. Sums are kept in the accumulator's type;
-/// what has no sums (integers) must only be copied. `inline` makes g++ put it into its callers: 5 %
-/// of a plan's `apply`.
+/// How many rows of `m` from r on, which copies, copy rows of x that lie one behind the other.
+inline Index copied_run(const SparseRows& m, Index r) {
+  const Index first = m.columns[m.offsets[r]];
+  Index run = 1;
+  while (r + run < m.rows() && copies(m, r + run) && m.columns[m.offsets[r + run]] == first + run) {
+    ++run;
+  }
+  return run;
+}
+
+/// Can rows of T be widened in registers? If not, many channels at once are faster.
+#if defined(__AVX2__) && defined(__F16C__)
+template <class T>
+inline constexpr bool widens_in_registers = true;
+#else
+template <class T>
+inline constexpr bool widens_in_registers = std::same_as<T, Accumulator<T>>;
+#endif
+
+/// `Count` packets of out = Σ values[e] · x[columns[e]] over the entries of `row`, from channel
+/// `begin` on. The sums stay in registers, so that every entry is read once and nothing else: on
+/// floats 285 → 200 μs for 125 rows of 36 entries, 1024 channels; on halves 4,450 → 165 μs.
+template <Index Count, class T, class RowOf>
+void sum_packets(const SparseRows& m, Range row, const RowOf& row_of, Index begin, T* out) {
+  using namespace Eigen::internal;
+  using Acc = Accumulator<T>;
+  constexpr Index size = packet_size<Acc>;
+  alignas(64) Acc wide[Count * size];
+  Packet<Acc> sums[Count];
+  unrolled<Count>([&](auto i) { sums[i] = pset1<Packet<Acc>>(Acc(0)); });
+  for (Index e = row.begin; e < row.end; ++e) {
+    const T* from = row_of(m.columns[e]) + begin;
+    const auto weight = pset1<Packet<Acc>>(static_cast<Acc>(m.values[e]));
+    if constexpr (widens_in_registers<T>) {
+      unrolled<Count>([&](auto i) {
+        sums[i] = pmadd(weight, load_packet<Packet<Acc>, T>(from + i * size), sums[i]);
+      });
+    } else {
+      widen<T>(from, wide, Count * size);
+      unrolled<Count>([&](auto i) {
+        sums[i] = pmadd(weight, load_packet<Packet<Acc>, Acc>(wide + i * size), sums[i]);
+      });
+    }
+  }
+  if constexpr (std::same_as<T, Acc>) {
+    unrolled<Count>([&](auto i) { pstoreu(out + begin + i * size, sums[i]); });
+  } else {
+    unrolled<Count>([&](auto i) { pstoreu(wide + i * size, sums[i]); });
+    narrow<T>(wide, out + begin, Count * size);
+  }
+}
+
+/// out = Σ values[e] · x[columns[e]] over the entries of `row`, `width` channels; `row_of(c)` points
+/// to row c of x, `out` may be any of them. A channel's sum has the same bits whatever channels
+/// there are beside it.
 template <class T, class RowOf>
-inline void multiply_row(const SparseRows& m, Index r, const RowOf& row_of, Index width, T* out,
-                         T empty) {
-  const Range row = m.row(r);
-  if (row.empty()) {
+void sum_row(const SparseRows& m, Range row, const RowOf& row_of, Index width, T* out) {
+  constexpr Index size = packet_size<Accumulator<T>>;
+  constexpr Index many = 128;  // fewer would leave a row of x before its streaming gets going
+  Index begin = 0;
+  for (; begin + many <= width; begin += many) {
+    sum_packets<many / size>(m, row, row_of, begin, out);
+  }
+  for (; begin + size <= width; begin += size) {
+    sum_packets<1>(m, row, row_of, begin, out);
+  }
+  if (begin < width) {
+    T rest[size] = {};
+    T sums[size];
+    const auto rest_of = [&](Index c) {
+      std::copy(row_of(c) + begin, row_of(c) + width, rest);
+      return static_cast<const T*>(rest);
+    };
+    sum_packets<1>(m, row, rest_of, 0, sums);
+    std::copy_n(sums, width - begin, out + begin);
+  }
+}
+
+/// out = row r of `m`, which does not just copy, times x; see `sum_row`. A row without entries
+/// becomes `empty`. What has no sums (integers) must only be copied.
+template <class T, class RowOf>
+void merge_row(const SparseRows& m, Index r, const RowOf& row_of, Index width, T* out, T empty) {
+  if (m.row(r).empty()) {
     std::fill_n(out, width, empty);
-    return;
-  }
-  if (copies(m, r)) {
-    const T* only = row_of(m.columns[row.begin]);
-    if (only != out) {
-      std::copy_n(only, width, out);
-    }
-    return;
-  }
-  if constexpr (Scalar<T>) {
-    using Acc = Accumulator<T>;
-    constexpr Index chunk = 512;  // columns whose sums are kept on the stack
-    for (Index begin = 0; begin < width; begin += chunk) {
-      const Index size = std::min(chunk, width - begin);
-      alignas(64) Acc buffer[chunk];
-      VectorMap<Acc> sum(buffer, size);
-      sum.setZero();
-      for (Index e = row.begin; e < row.end; ++e) {
-        sum += static_cast<Acc>(m.values[e]) *
-               ConstVectorMap<T>(row_of(m.columns[e]) + begin, size).template cast<Acc>();
-      }
-      VectorMap<T>(out + begin, size) = sum.template cast<T>();
-    }
+  } else if constexpr (Scalar<T>) {
+    sum_row(m, m.row(r), row_of, width, out);
   } else {
     assert(false && "elements without arithmetic can only be copied");
   }
 }
 
-/// out = m · x, which must not overlap.
+/// out = m · x, which must not overlap. Rows that are copied from next to each other to next to
+/// each other are one copy.
 template <class T>
 void multiply(const SparseRows& m, MatrixView<const T> x, MatrixView<T> out, T empty = T(0)) {
-  for (Index r = 0; r < m.rows(); ++r) {
-    multiply_row(
-        m, r, [&](Index c) { return x.row(c); }, x.cols(), out.row(r), empty);
+  const bool joined = x.contiguous() && out.contiguous();
+  for (Index r = 0; r < m.rows();) {
+    Index rows = 1;
+    if (copies(m, r)) {
+      rows = joined ? copied_run(m, r) : 1;
+      std::copy_n(x.row(m.columns[m.offsets[r]]), rows * x.cols(), out.row(r));
+    } else {
+      merge_row(
+          m, r, [&](Index c) { return x.row(c); }, x.cols(), out.row(r), empty);
+    }
+    r += rows;
   }
 }
 
@@ -142,7 +205,11 @@ void multiply_in_place(const SparseRows& m, const RowsReadLate& late, MatrixView
     return late.slots[c] == no_token ? x.row(c) : saved.data() + late.slots[c] * width;
   };
   for (Index r = 0; r < m.rows(); ++r) {
-    multiply_row(m, r, row_of, width, x.row(r), T{});
+    if (!copies(m, r)) {
+      merge_row(m, r, row_of, width, x.row(r), T{});
+    } else if (const T* only = row_of(m.columns[m.offsets[r]]); only != x.row(r)) {
+      std::copy_n(only, width, x.row(r));
+    }
   }
 }
 

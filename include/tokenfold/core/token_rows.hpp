@@ -26,15 +26,42 @@ struct TokenRows {
 
 namespace detail {
 
+/// Throws if some visual tokens were not given.
+template <class T>
+void require_visual_rows(const TokenLayout& layout, const TokenRows<T>& given, const char* what) {
+  const Range range = layout.visual_range();
+  require(given.rows().contains(range), what, ": rows [", given.rows().begin, ", ",
+          given.rows().end, ") were given, but the visual tokens lie in rows [", range.begin, ", ",
+          range.end, ")");
+}
+
+/// The rows of the visual tokens by ordinal, where they lie. Throws if some were not given.
+template <class T>
+class VisualRows {
+ public:
+  using Element = T;
+
+  VisualRows(const TokenLayout& layout, const TokenRows<T>& given, const char* what)
+      : tokens_(layout.visual()), given_(given) {
+    require_visual_rows(layout, given, what);
+  }
+
+  Index rows() const { return tokens_.size(); }
+  Index cols() const { return given_.matrix.cols(); }
+  const T* row(Index v) const { return given_.row(tokens_[v]); }
+
+ private:
+  Span<const Token> tokens_;
+  TokenRows<T> given_;
+};
+
 /// The rows of the visual tokens as one [N × D] matrix, by ordinal: where they lie if they are
 /// consecutive, else a copy in memory from `workspace`. Throws if some were not given.
 template <class T>
 MatrixView<const T> visual_rows(const TokenLayout& layout, const TokenRows<T>& given,
                                 const char* what, Workspace& workspace) {
+  require_visual_rows(layout, given, what);
   const Range range = layout.visual_range();
-  require(given.rows().contains(range), what, ": rows [", given.rows().begin, ", ",
-          given.rows().end, ") were given, but the visual tokens lie in rows [", range.begin, ", ",
-          range.end, ")");
   if (layout.visual_is_contiguous()) {
     return given.matrix.middle_rows({range.begin - given.first_row, range.end - given.first_row});
   }

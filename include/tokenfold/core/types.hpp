@@ -112,6 +112,11 @@ using VectorMap = Eigen::Map<Eigen::Matrix<T, Eigen::Dynamic, 1>>;
 template <class T>
 using ConstVectorMap = Eigen::Map<const Eigen::Matrix<T, Eigen::Dynamic, 1>>;
 
+/// double, as a type that depends on T. Expressions of it are compiled where a template is used;
+/// those of plain double would be where its header is included, by every user.
+template <class T>
+using DoubleFor = std::common_type_t<Accumulator<T>, double>;
+
 template <class T>
 auto as_vector(Span<T> span) {
   if constexpr (std::is_const_v<T>) {

@@ -8,20 +8,35 @@
 #include <type_traits>
 #include <vector>
 
+#include "tokenfold/core/any_executor.hpp"
 #include "tokenfold/core/correlation.hpp"
+#include "tokenfold/core/layout.hpp"
 #include "tokenfold/core/partition.hpp"
 #include "tokenfold/core/types.hpp"
 
 namespace tokenfold {
 
-/// All scratch memory of the library: a stack of bytes that grows to what the largest call needs
-/// and then stays. Keep one per thread and pass it to every call; after the first call with the
-/// largest shape the library requests no further memory. Not thread-safe.
+/// What a call may use: scratch memory, and threads if it is given some.
+///
+/// The memory is a stack of bytes that grows to what the largest call needs and then stays. Keep
+/// one workspace per thread and pass it to every call; after the first call with the largest shape
+/// the library requests no further memory. Not thread-safe.
+///
+/// What a method's `Memory:` says is the `peak()` of its `plan`, without an executor, attention
+/// coming from queries and keys. Its numbers are of the type that sums are kept in, double for
+/// double tokens, else float; 16-bit tokens may take 64 rows of numbers more, of features or keys. P
+/// rows of the sequence hold N visual tokens of D channels, of which K stay; attention has H heads
+/// of d channels. Arrays begin at multiples of 64 bytes. Not in it are the vectors of `partition`
+/// (up to 16 bytes a visual token), of `correlation` (8 bytes a source, 12 a link) and of the plan
+/// (8 bytes an output row, 12 an entry of W), which keep their memory too.
 class Workspace {
  public:
   /// What the first two stages of the latest `Pipeline::plan` decided, to look at (scores, links).
   Partition partition;
   Correlation correlation;
+  /// What filter::PerFrame asks its filter and is answered, one frame at a time.
+  TokenLayout frame_layout;
+  Partition frame_partition;
 
   Workspace() = default;
   Workspace(const Workspace&) = delete;
@@ -29,14 +44,34 @@ class Workspace {
   Workspace(Workspace&&) = default;
   Workspace& operator=(Workspace&&) = default;
 
+  /// Lets the calls that get this workspace spread their products and passes over `executor`, which
+  /// must outlive them; what comes out has the same bits. For one large item; the items of a
+  /// `Batch` are spread as they are.
+  template <Executor E>
+  void run_on(const E& executor) {
+    executor_ = AnyExecutor(executor);
+  }
+  /// body(i) for every i in [0, count), on that executor; a body takes no memory from here and does
+  /// not throw.
+  template <class Body>
+  void for_each(Index count, const Body& body) const {
+    executor_(count, body);
+  }
+  /// How many bodies run at once, at most.
+  Index concurrency() const { return executor_.concurrency(); }
+
   /// Gives back, on destruction, everything taken since its construction. Frames nest like scopes.
   class Frame {
    public:
     explicit Frame(Workspace& workspace)
-        : workspace_(workspace), block_(workspace.block_), used_(workspace.used_) {}
+        : workspace_(workspace),
+          block_(workspace.block_),
+          used_(workspace.used_),
+          in_use_(workspace.in_use_) {}
     ~Frame() {
       workspace_.block_ = block_;
       workspace_.used_ = used_;
+      workspace_.in_use_ = in_use_;
       if (block_ == 0 && used_ == 0) {
         workspace_.join_blocks();
       }
@@ -48,6 +83,7 @@ class Workspace {
     Workspace& workspace_;
     std::size_t block_;
     std::size_t used_;
+    std::size_t in_use_;
   };
 
   /// An uninitialised array of `count` elements, aligned for the widest vectors, valid until the
@@ -66,7 +102,8 @@ class Workspace {
     }
     T* data = reinterpret_cast<T*>(blocks_[block_].bytes.get() + used_);
     used_ += bytes;
-    peak_ = std::max(peak_, bytes_in_use());
+    in_use_ += bytes;
+    peak_ = std::max(peak_, in_use_);
     return {data, count};
   }
 
@@ -78,7 +115,7 @@ class Workspace {
     return span;
   }
 
-  /// Bytes held.
+  /// Bytes held: after a call that needed more than before, no more than `peak()` or 64 KiB.
   std::size_t capacity() const {
     std::size_t total = 0;
     for (const Block& block : blocks_) {
@@ -106,13 +143,6 @@ class Workspace {
   static std::size_t round_up(std::size_t bytes) {
     return (bytes + alignment - 1) / alignment * alignment;
   }
-  std::size_t bytes_in_use() const {
-    std::size_t total = used_;
-    for (std::size_t i = 0; i < block_; ++i) {
-      total += blocks_[i].size;
-    }
-    return total;
-  }
   void add_block(std::size_t bytes) {
     auto* raw = static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{alignment}));
     blocks_.push_back({std::unique_ptr<std::byte[], Release>(raw), bytes});
@@ -120,15 +150,16 @@ class Workspace {
   /// A call that overflowed into further blocks leaves one block that would have been large enough.
   void join_blocks() {
     if (blocks_.size() > 1) {
-      const std::size_t total = capacity();
       blocks_.clear();
-      add_block(total);
+      add_block(peak_);
     }
   }
 
+  AnyExecutor executor_;
   std::vector<Block> blocks_;
   std::size_t block_ = 0;
-  std::size_t used_ = 0;
+  std::size_t used_ = 0;    // of the block
+  std::size_t in_use_ = 0;  // of all blocks
   std::size_t peak_ = 0;
 };
 

@@ -3,12 +3,50 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
+#include "tokenfold/core/all_finite.hpp"
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
 
 namespace tokenfold {
 namespace detail {
+
+/// out[a][b] = Σ_c (left[a][c] − right[b][c])², eight sums at once that stay in registers. The bits
+/// of a sum do not depend on its place among the eight, nor on which of the two rows is the left.
+template <class T>
+void squared_distances(const T* const (&left)[2], const T* const (&right)[4], Index width,
+                       Accumulator<T> (&out)[2][4]) {
+  using Acc = Accumulator<T>;
+  constexpr Index chunk = 64 / sizeof(Acc);
+  using Lanes = Eigen::Array<Acc, chunk, 1>;
+  const auto lanes = [](const T* values) -> Lanes {
+    return Eigen::Map<const Eigen::Array<T, chunk, 1>>(values).template cast<Acc>();
+  };
+  Lanes sums[2][4];
+  for (auto& row : sums) {
+    std::fill(row, row + 4, Lanes::Zero());
+  }
+  Index c = 0;
+  for (; c + chunk <= width; c += chunk) {
+    const Lanes first = lanes(left[0] + c);
+    const Lanes second = lanes(left[1] + c);
+    for (Index b = 0; b < 4; ++b) {
+      const Lanes other = lanes(right[b] + c);
+      sums[0][b] += (first - other).square();
+      sums[1][b] += (second - other).square();
+    }
+  }
+  for (Index a = 0; a < 2; ++a) {
+    for (Index b = 0; b < 4; ++b) {
+      out[a][b] = sums[a][b].sum();
+      for (Index i = c; i < width; ++i) {
+        const Acc difference = static_cast<Acc>(left[a][i]) - static_cast<Acc>(right[b][i]);
+        out[a][b] += difference * difference;
+      }
+    }
+  }
+}
 
 /// δ²_ij = ‖x_i − x_j‖² / D between some rows of a matrix. All pairs are needed three times; up to
 /// 2048 rows they are held, beyond that computed again block by block. Differences rather than a
@@ -42,17 +80,36 @@ class PairDistances {
   }
 
  private:
+  /// Two rows a pass, four others at a time: 0.9 → 0.4 ms for 82 rows of 4096, which the L2 cache
+  /// does not hold, against one after the other.
   void fill(Range block) {
     block_ = block;
-    const Acc share = Acc(1) / static_cast<Acc>(std::max<Index>(tokens_.matrix.cols(), 1));
-    for (Index i = block.begin; i < block.end; ++i) {
-      Acc* out = held_.row(i - block.begin);
-      for (Index j = 0; j < size(); ++j) {
-        const bool known = j < i && block.contains(j);
-        out[j] = known ? held_(j - block.begin, i) : share * (token(i) - token(j)).squaredNorm();
+    for (Index i = block.begin; i < block.end; i += 2) {
+      const Index next = std::min(i + 1, block.end - 1);
+      compute(i, next, {0, block.begin});
+      for (Index j = block.begin; j < i; ++j) {
+        at(i, j) = at(j, i);
+        at(next, j) = at(j, next);
+      }
+      compute(i, next, {i, size()});
+    }
+  }
+  /// Rows i and `next` of the block, columns `others`.
+  void compute(Index i, Index next, Range others) {
+    const Index width = tokens_.matrix.cols();
+    const Acc share = Acc(1) / static_cast<Acc>(std::max<Index>(width, 1));
+    const auto values = [&](Index j) { return tokens_.row(rows_[std::min(j, others.end - 1)]); };
+    for (Index j = others.begin; j < others.end; j += 4) {
+      Acc sums[2][4];
+      squared_distances<T>({tokens_.row(rows_[i]), tokens_.row(rows_[next])},
+                           {values(j), values(j + 1), values(j + 2), values(j + 3)}, width, sums);
+      for (Index b = 0; b < std::min<Index>(4, others.end - j); ++b) {
+        at(i, j + b) = share * sums[0][b];
+        at(next, j + b) = share * sums[1][b];
       }
     }
   }
+  Acc& at(Index i, Index j) { return held_(i - block_.begin, j); }
 
   TokenRows<T> tokens_;
   Span<const Token> rows_;
@@ -89,13 +146,13 @@ Span<Index> density_peaks(PairDistances<T>& distances, Index count, Workspace& w
   for (Index i = 0; i < n; ++i) {
     const Span<const Acc> row = distances.row(i);
     bool densest = true;
-    Acc peak = largest;  // η²
-    for (Index j = 0; j < n; ++j) {
-      if (spread[j] < spread[i] || (spread[j] == spread[i] && j < i)) {
-        peak = densest ? row[j] : std::min(peak, row[j]);
-        densest = false;
-      }
+    Acc peak = std::numeric_limits<Acc>::infinity();  // η²
+    for (Index j = 0; j < n; ++j) {                   // without branches, which nobody can predict
+      const bool denser = spread[j] < spread[i] || (spread[j] == spread[i] && j < i);
+      densest = densest && !denser;
+      peak = denser ? std::min(peak, row[j]) : peak;
     }
+    peak = densest ? largest : peak;
     score[i] = 0.5 * std::log(static_cast<double>(peak)) - spread[i];
   }
   return rank_highest(score, count, workspace).subspan(0, count);
@@ -191,19 +248,13 @@ struct DensityPeaks {
     Index size = 0;
     for (Index r = 0; r < ranking.size() && size < most; ++r) {
       const Token row = discarded[ranking[r]];
-      if (std::isfinite(scores[ranking[r]]) && is_finite(features, row)) {
+      if (std::isfinite(scores[ranking[r]]) &&
+          detail::all_finite(features.row(row), features.matrix.cols())) {
         rows[size++] = row;
       }
     }
     std::sort(rows.begin(), rows.begin() + size);
     return {rows.data(), size};
-  }
-
-  template <class T>
-  static bool is_finite(const TokenRows<T>& features, Token row) {
-    return detail::ConstVectorMap<T>(features.row(row), features.matrix.cols())
-        .template cast<Accumulator<T>>()
-        .allFinite();
   }
 
   /// The cluster of each recycled token; a centre stays in its own. Ties: the lower centre.

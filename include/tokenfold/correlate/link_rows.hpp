@@ -55,7 +55,7 @@ void link_rows(MatrixView<T> strengths, const TokenLayout& layout, Span<const To
       }
       values /= values.sum();
     }
-    detail::as_vector(strength) = detail::as_vector(row).template cast<double>();
+    detail::as_vector<DoubleFor<T>>(strength) = detail::as_vector(row).template cast<double>();
     targets(
         Span<const double>(strength.data(), strength.size()),
         [&](Index c) {

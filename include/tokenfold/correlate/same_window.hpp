@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "tokenfold/core/all_finite.hpp"
 #include "tokenfold/core/stages.hpp"
 
 namespace tokenfold::correlate {
@@ -52,10 +53,7 @@ struct SameWindow {
     if constexpr (HasFeatures<S>) {
       const auto& x = sequence.features;
       if (x.rows().contains(row)) {
-        using T = typename std::remove_cvref_t<decltype(x)>::Element;
-        return detail::ConstVectorMap<T>(x.row(row), x.matrix.cols())
-            .template cast<Accumulator<T>>()
-            .allFinite();
+        return detail::all_finite(x.row(row), x.matrix.cols());
       }
     }
     return true;

@@ -64,7 +64,7 @@ constexpr auto enum_names(OutlierCount) {
 ///
 /// Reads: attention (the [CLS] row), the [CLS] row of the layout.
 /// Score: a_i, high = preserved. a_i that are not finite come last.
-/// Cost: one attention row and a sort of N scores.
+/// Cost: one attention row and selections among N scores.
 struct AttentionOutliers {
   HeadReduction heads = HeadReduction::single;
   RasterSamples samples = RasterSamples::none;
@@ -115,7 +115,12 @@ struct AttentionOutliers {
     // duplicates.
     const Span<Index> chosen = workspace.take<Index>(2 * n);
     Index size = 0;
-    const Span<Index> ranking = detail::rank_highest(partition.scores, n, workspace);
+    const auto take_best = [&](Index number) {
+      Workspace::Frame ranking(workspace);
+      std::copy_n(detail::rank_highest(partition.scores, number, workspace).begin(), number,
+                  chosen.begin());
+      return number;
+    };
     if (!budget.is_adaptive()) {
       require(released_share == 0, "prumerge: released_share needs an adaptive budget");
       require(batch_share.tokens == 0, "prumerge: batch_share needs an adaptive budget");
@@ -123,11 +128,11 @@ struct AttentionOutliers {
       const Index by_attention = samples == RasterSamples::none     ? keep
                                  : samples == RasterSamples::triple ? (keep + 3) / 4
                                                                     : (keep + 1) / 2;
-      size = take_best(ranking, by_attention, chosen);
+      size = take_best(by_attention);
       size = detail::add_even_samples(n, keep, chosen, size, workspace);
     } else if (released_share > 0) {
       const auto tokens = static_cast<double>(n);
-      size = take_best(ranking, static_cast<Index>(tokens * released_share), chosen);
+      size = take_best(static_cast<Index>(tokens * released_share));
       const Index step = std::max<Index>(1, static_cast<Index>(1 / released_share));
       for (Index v = step / 2; v < n - 1; v += step) {
         chosen[size++] = v;
@@ -135,10 +140,10 @@ struct AttentionOutliers {
     } else {
       const OutlierShare share = batch_share.tokens > 0
                                      ? batch_share
-                                     : OutlierShare{count_outliers(partition.scores, ranking), n};
+                                     : OutlierShare{count_outliers(partition.scores, workspace), n};
       const Index by_share = outlier_count(share, n);
       const Index cap = max_tokens > 0 ? std::min(max_tokens, n) : n;
-      size = take_best(ranking, std::min(std::max(by_share, min_tokens), cap), chosen);
+      size = take_best(std::min(std::max(by_share, min_tokens), cap));
       if (samples != RasterSamples::none && size > 0) {
         // The release never draws the last patch.
         const Index end = samples == RasterSamples::triple ? n - 1 : n;
@@ -163,9 +168,7 @@ struct AttentionOutliers {
   /// How many of `scores` lie above their fence.
   OutlierShare outlier_share(Span<const double> scores, Workspace& workspace) const {
     check();
-    Workspace::Frame frame(workspace);
-    return {count_outliers(scores, detail::rank_highest(scores, scores.size(), workspace)),
-            scores.size()};
+    return {count_outliers(scores, workspace), scores.size()};
   }
 
  private:
@@ -199,32 +202,27 @@ struct AttentionOutliers {
     detail::attention_row(sequence.attention, cls, range, row, workspace);
   }
 
-  static Index take_best(Span<const Index> ranking, Index count, Span<Index> chosen) {
-    std::copy_n(ranking.begin(), count, chosen.begin());
-    return count;
-  }
-
-  /// How many finite scores lie above the fence; `ranking` has them all, highest first.
-  Index count_outliers(Span<const double> scores, Span<const Index> ranking) const {
-    const Index n = std::partition_point(ranking.begin(), ranking.end(),
-                                         [&](Index v) { return std::isfinite(scores[v]); }) -
-                    ranking.begin();
-    if (n == 0) {
+  /// How many finite scores lie above the fence. Quartiles by selection: O(N).
+  Index count_outliers(Span<const double> scores, Workspace& workspace) const {
+    Workspace::Frame frame(workspace);
+    const Span<double> all = workspace.take<double>(scores.size());
+    const auto end = std::copy_if(scores.begin(), scores.end(), all.begin(),
+                                  [](double score) { return std::isfinite(score); });
+    const Span<double> finite(all.data(), end - all.begin());
+    if (finite.empty()) {
       return 0;
     }
-    const auto ascending = [&](Index i) { return scores[ranking[n - 1 - i]]; };
     const auto quartile = [&](double share) {
-      const double position = share * static_cast<double>(n - 1);
+      const double position = share * static_cast<double>(finite.size() - 1);
       const auto lower = static_cast<Index>(position);
-      const double low = ascending(lower);
-      return low + (position - static_cast<double>(lower)) *
-                       (ascending(std::min(lower + 1, n - 1)) - low);
+      const auto at = finite.begin() + lower;
+      std::nth_element(finite.begin(), at, finite.end());
+      const double next = at + 1 == finite.end() ? *at : *std::min_element(at + 1, finite.end());
+      return *at + (position - static_cast<double>(lower)) * (next - *at);
     };
     const double third = quartile(0.75);
     const double upper = third + fence * (third - quartile(0.25));
-    return std::partition_point(ranking.begin(), ranking.begin() + n,
-                                [&](Index v) { return scores[v] > upper; }) -
-           ranking.begin();
+    return std::count_if(finite.begin(), finite.end(), [&](double score) { return score > upper; });
   }
   /// The share of n tokens.
   Index outlier_count(OutlierShare share, Index n) const {
@@ -276,7 +274,7 @@ struct AttentionOutliers {
 ///   batch.plan(method, images, Budget::adaptive());
 ///
 /// An image then depends on the others of its batch; without this it does not. Costs one more
-/// attention row an image, and a sort of all scores. Overwrites `workspace.partition`.
+/// attention row an image, and selections among all scores. Overwrites `workspace.partition`.
 template <Items Sequences>
 OutlierShare batch_outlier_share(const AttentionOutliers& filter, const Sequences& sequences,
                                  Workspace& workspace) {

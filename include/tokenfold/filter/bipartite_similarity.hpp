@@ -38,6 +38,7 @@ constexpr auto enum_names(BipartiteOrder) {
 /// everything changes no order.
 ///
 /// Reads: keys.
+/// Also gives `Partition::nearest`, the b of each maximum.
 /// Score: s_a for A, high = discarded; −2, below every similarity, for B, for tokens of A without a
 /// partner, and for all if none are to be discarded.
 /// Cost: the head mean of all keys; one [A × d] · [d × B] product, N² · d / 4 multiply-adds.
@@ -68,10 +69,11 @@ struct BipartiteSimilarity {
             " visual tokens into the others, at most ", most, " (clamp merges that many)");
 
     partition.scores.assign(static_cast<std::size_t>(n), no_match);
+    const Span<Token> nearest = workspace.take_filled<Token>(n, no_token);
     if (merged > 0) {
-      score(sequence, halves, partition, workspace);
+      score(sequence, halves, nearest, partition, workspace);
     }
-    fill(layout, halves, merged, partition);
+    fill(sequence, halves, nearest, merged, partition);
   }
 
  private:
@@ -105,25 +107,29 @@ struct BipartiteSimilarity {
     return {a.subspan(0, evens), b.subspan(0, odds)};
   }
 
+  /// Scores A, and writes the row of the most similar token of B to `nearest`.
   template <class S>
-  static void score(const S& sequence, const Halves& halves, Partition& partition,
-                    Workspace& workspace) {
+  static void score(const S& sequence, const Halves& halves, Span<Token> nearest,
+                    Partition& partition, Workspace& workspace) {
     Workspace::Frame frame(workspace);
     const detail::CosineRows metric(detail::head_mean_keys(sequence, workspace), workspace);
-    const auto nearest = detail::nearest_rows(metric, Span<const Index>(halves.a),
-                                              Span<const Index>(halves.b), workspace);
+    const auto found = detail::nearest_rows(metric, Span<const Index>(halves.a),
+                                            Span<const Index>(halves.b), workspace);
     const Span<double> scores(partition.scores);
     for (Index i = 0; i < halves.a.size(); ++i) {
-      if (nearest[i].row >= 0) {
-        scores[halves.a[i]] = nearest[i].cosine;
+      if (found[i].row >= 0) {
+        scores[halves.a[i]] = found[i].cosine;
+        nearest[halves.a[i]] = sequence.layout.visual()[found[i].row];
       } else if (!metric.valid(halves.a[i])) {
         scores[halves.a[i]] = std::numeric_limits<double>::quiet_NaN();  // goes before all others
       }
     }
   }
 
-  void fill(const TokenLayout& layout, const Halves& halves, Index merged,
+  template <HasLayout S>
+  void fill(const S& sequence, const Halves& halves, Span<const Token> nearest, Index merged,
             Partition& partition) const {
+    const TokenLayout& layout = sequence.layout;
     constexpr double infinity = std::numeric_limits<double>::infinity();
     const Span<const double> scores(partition.scores);
     const auto goes_first = [&](Index i, Index j) {
@@ -148,6 +154,9 @@ struct BipartiteSimilarity {
       }
     };
     append(gone, partition.discarded);
+    for (const Index v : gone) {
+      partition.nearest.push_back(nearest[v]);
+    }
     append(left, partition.preserved);
     append(halves.b, partition.preserved);
     append(halves.b, partition.targets);

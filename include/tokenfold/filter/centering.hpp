@@ -132,8 +132,8 @@ ChannelScale channel_scale(const CosineRows<T>& rows, bool standardize, Workspac
   const MatrixView<const T> x = rows.matrix();
   const ChannelScale scale{workspace.take_filled<double>(x.cols(), 0),
                            workspace.take_filled<double>(x.cols(), standardize ? 0 : 1)};
-  auto mean = as_vector(scale.mean);
-  auto factor = as_vector(scale.factor);
+  auto mean = as_vector<DoubleFor<T>>(scale.mean);
+  auto factor = as_vector<DoubleFor<T>>(scale.factor);
   const auto row = [&](Index i) {
     return ConstVectorMap<T>(x.row(i), x.cols()).template cast<double>();
   };
@@ -164,8 +164,8 @@ ChannelScale channel_scale(const CosineRows<T>& rows, bool standardize, Workspac
 template <class T>
 void rescale_rows(MatrixView<const T> x, const ChannelScale& scale, bool center,
                   MatrixView<Accumulator<T>> out) {
-  const auto mean = as_vector(scale.mean);
-  const auto factor = as_vector(scale.factor);
+  const auto mean = as_vector<DoubleFor<T>>(scale.mean);
+  const auto factor = as_vector<DoubleFor<T>>(scale.factor);
   const double common = center ? mean.cwiseProduct(factor).norm() : 0;
   for (Index i = 0; i < x.rows(); ++i) {
     const auto row = ConstVectorMap<T>(x.row(i), x.cols()).template cast<double>();

@@ -121,16 +121,22 @@ struct DominantContextual {
   void fill(const TokenLayout& layout, Span<const Index> dominant, Span<const Index> sample,
             Partition& partition, Workspace& workspace) const {
     const Span<bool> stays = detail::mark(layout.visual_count(), dominant, workspace);
-    for (const Index v : dominant) {
-      partition.preserved.push_back(layout.visual()[v]);
-    }
     for (const Index v : sample) {
       stays[v] = true;
-      partition.preserved.push_back(layout.visual()[v]);
       partition.targets.push_back(layout.visual()[v]);
     }
     if (order == DominantOrder::raster) {
-      std::sort(partition.preserved.begin(), partition.preserved.end());
+      for (Index v = 0; v < layout.visual_count(); ++v) {
+        if (stays[v]) {
+          partition.preserved.push_back(layout.visual()[v]);
+        }
+      }
+    } else {
+      for (const Span<const Index> part : {dominant, sample}) {
+        for (const Index v : part) {
+          partition.preserved.push_back(layout.visual()[v]);
+        }
+      }
     }
     if (sample.empty() && !dominant.empty()) {
       return;  // a discarded token would be given to the dominant ones

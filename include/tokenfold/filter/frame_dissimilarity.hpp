@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <limits>
 
 #include "tokenfold/core/select.hpp"
-#include "tokenfold/core/similarity.hpp"
 #include "tokenfold/core/stages.hpp"
+#include "tokenfold/core/token_rows.hpp"
+#include "tokenfold/filter/channel_chunks.hpp"
 
 namespace tokenfold::filter {
 
@@ -22,7 +26,7 @@ namespace tokenfold::filter {
 /// Reads: features.
 /// Score: s, high = preserved; equal scores: the earlier token. A zero token has similarity 0, so
 /// scores 1; one that is not finite scores NaN and is discarded first.
-/// Cost: N · D multiply-adds twice (lengths, products) and a selection.
+/// Cost: N · D multiply-adds twice (lengths and products, in one pass) and a selection.
 struct FrameDissimilarity {
   static constexpr double new_token_score = 255;
 
@@ -33,39 +37,43 @@ struct FrameDissimilarity {
     const Index keep = budget.keep_count(layout.visual_count());
     const Index cells = layout.grid().cells();
     Workspace::Frame frame(workspace);
-    const auto x = detail::visual_rows(layout, sequence.features, "frame dissimilarity", workspace);
-    const detail::CosineRows rows(x, workspace);
+    const detail::VisualRows x(layout, sequence.features, "frame dissimilarity");
 
     // The tokens of a cell one after the other: by frame, whatever the order of the rows.
     const Span<Index> ordinal_at = workspace.take_filled<Index>(layout.frames() * cells, -1);
     const Span<Index> latest = workspace.take_filled<Index>(cells, -1);
     const Span<bool> seen = workspace.take_filled<bool>(cells, false);
+    const Span<double> square = workspace.take<double>(x.rows());
     partition.scores.assign(static_cast<std::size_t>(x.rows()), new_token_score);
     const Span<double> scores(partition.scores);
+    // Scores v against `before`, −1 if nothing was; false if v is not finite.
+    const auto score = [&](Index v, Index before) {
+      const Products p = before >= 0 ? products(x.row(v), x.row(before), x.cols(), square[before])
+                                     : products(x.row(v), x.row(v), x.cols(), 1);
+      square[v] = p.square;
+      if (!std::isfinite(p.square)) {
+        scores[v] = std::numeric_limits<double>::quiet_NaN();
+        return false;
+      }
+      scores[v] = before >= 0 ? 1 - cosine(p, square[before]) : new_token_score;
+      return true;
+    };
     Index new_tokens = 0;
     for (Index v = 0; v < x.rows(); ++v) {
-      const bool has_place = layout.has_grid() && layout.cells()[v] >= 0;
-      if (has_place) {
+      if (layout.has_grid() && layout.cells()[v] >= 0) {
         ordinal_at[layout.cells()[v]] = v;
-      }
-      new_tokens += has_place ? 0 : 1;
-      if (!rows.valid(v)) {
-        scores[v] = std::numeric_limits<double>::quiet_NaN();
+      } else {
+        score(v, -1);
+        ++new_tokens;
       }
     }
     for (Index place = 0; place < ordinal_at.size(); ++place) {
       const Index v = ordinal_at[place];
-      if (v < 0) {
-        continue;
-      }
-      const Index cell = place % cells;
-      new_tokens += seen[cell] ? 0 : 1;
-      seen[cell] = true;
-      if (rows.valid(v)) {
-        if (latest[cell] >= 0) {
-          scores[v] = 1 - cosine(rows, v, latest[cell]);
-        }
-        latest[cell] = v;
+      if (v >= 0) {
+        const Index cell = place % cells;
+        new_tokens += seen[cell] ? 0 : 1;
+        seen[cell] = true;
+        latest[cell] = score(v, latest[cell]) ? v : latest[cell];
       }
     }
     require(keep == 0 || keep >= new_tokens, "frame dissimilarity: the first frame's ", new_tokens,
@@ -75,18 +83,59 @@ struct FrameDissimilarity {
   }
 
  private:
+  struct Products {
+    double square = 0;   // ‖a‖²
+    double product = 0;  // a · b
+  };
+
+  /// In double where the type that sums are kept in does not do.
   template <class T>
-  static double cosine(const detail::CosineRows<T>& rows, Index i, Index j) {
+  static Products products(const T* a, const T* b, Index d, double square_b) {
     using Acc = Accumulator<T>;
-    if (!(rows.inverse_norm(i) > 0 && rows.inverse_norm(j) > 0)) {
+    const Products p = sums<Acc>(a, b, d);
+    return is_sound<Acc>(p.square) && is_sound<Acc>(square_b) && std::isfinite(p.product)
+               ? p
+               : sums<double>(a, b, d);
+  }
+
+  static double cosine(const Products& p, double square_b) {
+    if (!(p.square > 0 && square_b > 0)) {
       return 0;
     }
-    const Index d = rows.matrix().cols();
-    const detail::ConstVectorMap<T> a(rows.matrix().row(i), d);
-    const detail::ConstVectorMap<T> b(rows.matrix().row(j), d);
-    // One factor is scaled first: the plain product of two finite rows may overflow.
-    const Acc product = (rows.inverse_norm(i) * a.template cast<Acc>()).dot(b.template cast<Acc>());
-    return static_cast<double>(product * rows.inverse_norm(j));
+    // Equal rows differ by exactly 0, whatever rounding does, so that equal scores are ties.
+    return p.product /
+           (p.square == square_b ? square_b : std::sqrt(p.square) * std::sqrt(square_b));
+  }
+
+  /// Both in one pass, since what takes time is to fetch `a` from memory: 3.1 → 2.9 ms of 16 frames
+  /// of 256 × 3584 floats; going cell by cell instead, to have `b` at hand, 3.9 ms. Halves are
+  /// widened in panels, so that the processor fetches meanwhile: 4.7 (whole rows) → 2.1 ms.
+  template <class Sum, class T>
+  static Products sums(const T* a, const T* b, Index d) {
+    constexpr Index panel = 512;
+    std::array<Accumulator<T>, panel> buffer_a;
+    std::array<Accumulator<T>, panel> buffer_b;
+    detail::ChunkSum<Sum> square;
+    detail::ChunkSum<Sum> product;
+    for (Index begin = 0; begin < d; begin += panel) {
+      const Index size = std::min(panel, d - begin);
+      const auto* x = detail::wide(a + begin, size, buffer_a.data());
+      const auto* y = detail::wide(b + begin, size, buffer_b.data());
+      detail::for_each_chunk(size, [&](auto width, Index c) {
+        const auto values = detail::load<width>(x + c).template cast<Sum>().eval();
+        square.add(values * values, width);
+        product.add(values * detail::load<width>(y + c).template cast<Sum>(), width);
+      });
+    }
+    return {static_cast<double>(square.value()), static_cast<double>(product.value())};
+  }
+
+  /// Has a square neither overflowed nor lost terms to underflow? Nor has a product of such rows.
+  template <class Sum>
+  static bool is_sound(double square) {
+    using Limits = std::numeric_limits<Sum>;
+    return square >= static_cast<double>(Limits::min() / Limits::epsilon()) &&
+           square <= static_cast<double>(Limits::max());
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "tokenfold/core/select.hpp"
@@ -10,73 +11,187 @@
 
 /// Greedy maximisation of coverage ("facility location"),
 ///
-///   f(K) = Σ_r max(0, max_{i ∈ K} C[i, r])
+///   f(K) = Σ_r w_r max(0, max_{i ∈ K} C[i, r])
 ///
 /// monotone and submodular: what a candidate adds never grows as others are picked.
 namespace tokenfold::detail {
 
+/// The sum of `expression`, a vector: 256 terms at a time in its own type, which Eigen vectorises,
+/// those sums in double (all in double: 0.28 → 0.03 ms for 576 × 576).
+template <class Vector>
+double segmented_sum(const Vector& expression) {
+  constexpr Index most = 256;
+  double sum = 0;
+  for (Index begin = 0; begin < expression.size(); begin += most) {
+    const Index size = std::min(most, expression.size() - begin);
+    sum += static_cast<double>(expression.segment(begin, size).sum());
+  }
+  return sum;
+}
+
 /// How well every demand r is covered by what was picked so far. Refers to memory of the enclosing
-/// workspace frame.
+/// workspace frame: 4 R + N numbers at most.
 template <class Acc>
 class Coverage {
  public:
-  /// `covers[i, r]`: how well candidate i covers demand r, finite; candidates are rows, so that a
-  /// gain reads contiguous memory.
-  Coverage(MatrixView<const Acc> covers, Workspace& workspace)
-      : covers_(covers), best_(workspace.take_filled<Acc>(covers.cols(), Acc(0))) {}
+  /// C twice, [N × R] with candidates as rows and [R × N] with demands as rows, so that whatever
+  /// runs over either reads contiguous memory; finite. A symmetric C is the same memory twice.
+  /// `weights`: w_r, not negative.
+  Coverage(MatrixView<const Acc> by_candidate, MatrixView<const Acc> by_demand,
+           Span<const Acc> weights, Workspace& workspace)
+      : by_candidate_(by_candidate),
+        by_demand_(by_demand),
+        weights_(weights),
+        best_(workspace.take_filled<Acc>(by_candidate.cols(), Acc(0))),
+        raised_(workspace.take<Raised>(by_candidate.cols() + rows_at_once)),
+        loss_(workspace.take<Acc>(by_demand.cols())) {}
 
-  /// Σ_r max(0, C[i, r] − best_r).
+  /// max_{k picked} C[k, r], by demand; at least 0 unless `begin_with` was called.
+  Span<const Acc> best() const { return {best_.data(), best_.size()}; }
+
+  /// Σ_r w_r max(0, C[i, r] − best_r).
   double gain(Index i) const {
-    return (row(i) - as_vector(best_)).cwiseMax(Acc(0)).template cast<double>().sum();
+    const ConstVectorMap<Acc> row(by_candidate_.row(i), by_candidate_.cols());
+    return segmented_sum(
+        (row - as_vector(best_)).cwiseMax(Acc(0)).cwiseProduct(as_vector(weights_)));
   }
-  /// best_r ← max(best_r, C[i, r]).
-  void add(Index i) { as_vector(best_) = as_vector(best_).cwiseMax(row(i)); }
+
+  /// best_r = C[k, r], be it negative.
+  void begin_with(Index k) { std::copy_n(by_candidate_.row(k), best_.size(), best_.begin()); }
+
+  /// best_r ← max(best_r, C[k, r]). Takes `share` of what each candidate i no longer adds from
+  /// gains[i]: the part of w_r C[i, r] that lies between the old and the new best_r, for the
+  /// demands that k covers better, few after the first picks. 16 of them are summed in `Acc` before
+  /// they are taken off in double.
+  void add(Index k, Span<double> gains, double share) {
+    Index size = 0;
+    for (Index r = 0; r < best_.size(); ++r) {
+      const Acc before = best_[r];
+      const Acc after = by_candidate_(k, r);
+      if (after > before) {
+        best_[r] = after;
+        raised_[size++] = {by_demand_.row(r), before, after - before, weights_[r]};
+      }
+    }
+    while (size % rows_at_once != 0) {
+      raised_[size++] = {by_demand_.row(0), Acc(0), Acc(0), Acc(0)};
+    }
+    auto loss = as_vector(loss_).array();
+    for (Index begin = 0; begin < size; begin += rows_at_once) {
+      const auto lost = [&](Index i) {
+        const Raised& r = raised_[begin + i];
+        const ConstVectorMap<Acc> row(r.row, loss_.size());
+        return r.weight * (row.array() - r.before).cwiseMax(Acc(0)).cwiseMin(r.rise);
+      };
+      const auto four = (lost(0) + lost(1)) + (lost(2) + lost(3));
+      if (begin % rows_summed == 0) {
+        loss = four;
+      } else {
+        loss += four;
+      }
+      if ((begin + rows_at_once) % rows_summed == 0 || begin + rows_at_once == size) {
+        as_vector<DoubleFor<Acc>>(gains).array() -= share * loss.template cast<double>();
+      }
+    }
+  }
+
+  /// How far off, as a share of a candidate's first gain, `gain` and what `add` leaves can be: sums
+  /// of 16 terms or segments of 256 in `Acc`, of R in double.
+  double rounding() const {
+    return 64 * static_cast<double>(std::numeric_limits<Acc>::epsilon()) +
+           static_cast<double>(best_.size()) * std::numeric_limits<double>::epsilon();
+  }
 
  private:
-  auto row(Index i) const { return ConstVectorMap<Acc>(covers_.row(i), covers_.cols()); }
+  /// A demand that was covered better by a pick.
+  struct Raised {
+    const Acc* row;  // of `by_demand`
+    Acc before;
+    Acc rise;
+    Acc weight;
+  };
+  /// Read together, to hide latency: 26 → 17 ms for 320 picks among 2880.
+  static constexpr Index rows_at_once = 4;
+  static constexpr Index rows_summed = 16;
 
-  MatrixView<const Acc> covers_;
+  MatrixView<const Acc> by_candidate_;
+  MatrixView<const Acc> by_demand_;
+  Span<const Acc> weights_;
   Span<Acc> best_;
+  Span<Raised> raised_;
+  Span<Acc> loss_;
 };
 
-/// Fills `chosen` with candidates of 0 … n − 1, each the one of highest `gain` among those that are
-/// left, ties to the lower index, gains that are not finite last; `take(i, gain)` is told every
-/// pick.
+/// Fills `chosen` with usable candidates, each the one of highest value(i, gain of i) among those
+/// that are left, ties to the lower index, values that are not finite last; then with the others,
+/// ascending. `value` grows with the gain. `take(i, value)` is told every pick, the value being −∞
+/// for a candidate that is not usable.
 ///
-/// Lazy: a gain is computed again only where its last value might still win, because gains never
-/// grow. Rounding does not break that: subtraction, maximum and a sum in fixed order are monotone
-/// in floating point too, so the picks are those of evaluating everybody every time.
-template <class Gain, class Take>
-void pick_lazily(Index n, Span<Index> chosen, Gain&& gain, Take&& take, Workspace& workspace) {
-  struct Bound {
-    double gain;
-    Index candidate;
-    Index round;  // of the evaluation
-  };
-  const auto evaluate = [&](Index candidate, Index round) {
-    const double value = finite_or(gain(candidate), -std::numeric_limits<double>::infinity());
-    return Bound{value, candidate, round};
-  };
-  const auto later = [](const Bound& a, const Bound& b) {
-    return a.gain != b.gain ? a.gain < b.gain : a.candidate > b.candidate;
-  };
+/// Lazy: for each candidate an upper bound of its gain is kept, which every pick lowers by what it
+/// took away, but for rounding. A gain is computed again only where the bound might win, so that
+/// the picks are those of evaluating everybody every time: 2 to 4 evaluations a pick. Bounds that
+/// only evaluation lowers need up to 80 a pick, where tokens resemble each other little: 8 → 0.3 ms
+/// for 64 picks among 576 (1.9 → 0.3 in an image of regions), 310 → 21 for 320 among 2880.
+template <class Cover, class Value, class Take>
+void pick_greedily(Cover& coverage, Span<const bool> usable, Span<Index> chosen, Value&& value,
+                   Take&& take, Workspace& workspace) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
   Workspace::Frame frame(workspace);
-  const Span<Bound> bounds = workspace.take<Bound>(n);
-  for (Index i = 0; i < n; ++i) {
-    bounds[i] = evaluate(i, 0);
-  }
-  std::make_heap(bounds.begin(), bounds.end(), later);
-  Bound* end = bounds.end();
-  for (Index round = 0; round < chosen.size(); ++round) {
-    while (bounds[0].round != round) {
-      std::pop_heap(bounds.begin(), end, later);
-      end[-1] = evaluate(end[-1].candidate, round);
-      std::push_heap(bounds.begin(), end, later);
+  const double rounding = coverage.rounding();
+  const Span<double> bounds = workspace.take<double>(usable.size());
+  const Span<double> promises = workspace.take<double>(usable.size());
+  Span<Index> left = workspace.take<Index>(usable.size());
+  Index size = 0;
+  for (Index i = 0; i < usable.size(); ++i) {
+    bounds[i] = usable[i] ? coverage.gain(i) * (1 + rounding) : 0;
+    if (usable[i]) {
+      left[size++] = i;
     }
-    const Bound best = bounds[0];
-    chosen[round] = best.candidate;
-    take(best.candidate, best.gain);
-    std::pop_heap(bounds.begin(), end--, later);
+  }
+  left = left.subspan(0, size);
+
+  const Index picks = std::min(chosen.size(), left.size());
+  for (Index pick = 0; pick < picks; ++pick) {
+    Index most_promising = 0;
+    double top = -infinity;
+    for (Index place = 0; place < left.size(); ++place) {
+      const double promise = value(left[place], bounds[left[place]]);
+      promises[place] = promise == promise ? promise : -infinity;
+      if (promises[place] > top) {
+        most_promising = place;
+        top = promise;
+      }
+    }
+    Index best = left.size();
+    double best_value = -infinity;
+    const auto evaluate = [&](Index place) {
+      const Index i = left[place];
+      const double gain = coverage.gain(i);
+      const double own = finite_or(value(i, gain), -infinity);
+      bounds[i] = gain * (1 + rounding);
+      if (own > best_value || (own == best_value && place < best)) {
+        best = place;
+        best_value = own;
+      }
+    };
+    evaluate(most_promising);
+    for (Index place = 0; place < left.size(); ++place) {
+      const double promise = promises[place];
+      if (promise > best_value || (promise == best_value && place < best)) {
+        evaluate(place);
+      }
+    }
+    chosen[pick] = left[best];
+    take(left[best], best_value);
+    coverage.add(left[best], bounds, 1 - rounding);
+    std::copy(left.begin() + best + 1, left.end(), left.begin() + best);
+    left = left.subspan(0, left.size() - 1);
+  }
+  for (Index i = 0, pick = picks; pick < chosen.size(); ++i) {
+    if (!usable[i]) {
+      chosen[pick++] = i;
+      take(i, -infinity);
+    }
   }
 }
 

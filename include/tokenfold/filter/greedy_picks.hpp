@@ -24,12 +24,20 @@ class GreedyPicks {
   Index last() const { return picks_[size_ - 1]; }
   /// In the order of picking.
   Span<const Index> picks() const { return {picks_.data(), size_}; }
-  /// Never to be picked by `add_best` from now on.
-  void exclude(Index v) { candidate_[v] = false; }
+  /// Usable and not picked, or repeatable.
+  bool is_candidate(Index v) const { return candidate_[v]; }
 
-  /// Picks the candidate of highest criterion, the lowest of equals, and notes its score; false if
-  /// there is no candidate. A `repeatable` pick remains a candidate.
-  bool add_best(Span<const double> criterion, Span<double> scores, bool repeatable = false) {
+  /// Picks v, whose score is `criterion` unless it was picked before. A `repeatable` pick remains a
+  /// candidate.
+  void add(Index v, double criterion, Span<double> scores, bool repeatable) {
+    if (!picked_[v]) {
+      scores[v] = criterion;
+    }
+    add(v, repeatable);
+  }
+
+  /// Picks the candidate of highest criterion, the lowest of equals; false if there is none.
+  bool add_best(Span<const double> criterion, Span<double> scores, bool repeatable) {
     Index best = -1;
     for (Index v = 0; v < criterion.size(); ++v) {
       if (candidate_[v] && (best < 0 || criterion[v] > criterion[best])) {
@@ -39,10 +47,7 @@ class GreedyPicks {
     if (best < 0) {
       return false;
     }
-    if (!picked_[best]) {
-      scores[best] = criterion[best];
-    }
-    add(best, repeatable);
+    add(best, criterion[best], scores, repeatable);
     return true;
   }
 

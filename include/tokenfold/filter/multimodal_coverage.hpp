@@ -31,9 +31,10 @@ namespace tokenfold::filter {
 /// features.
 /// Score: the gain of f at which a token was picked; 0 for the others, and where all or none are
 /// picked.
-/// Cost: half of an [N × C] · [C × N] product, one [m × D] · [D × N], and N² exponentials, held as
-/// N × (m + N); then m + N operations for each gain that is evaluated (lazily: a few per pick
-/// beyond the first N).
+/// Cost: half of an [N × C] · [C × N] product, one [m × D] · [D × N], and N² / 2 exponentials; N²
+/// operations for the first gains; then per pick N for each token that the pick covers better (all
+/// of them at first, few later), and m + N for each of 2 to 4 gains. Scratch: N² + 2 m N + the
+/// larger of 64 C and m (2 D + N) numbers at most, and a few of length N.
 struct MultimodalCoverage {
   double alpha = 0.5;
   double text_temperature = 0.02;
@@ -68,6 +69,20 @@ struct MultimodalCoverage {
   }
 
  private:
+  /// Question and image as one thing to be covered.
+  template <class Acc>
+  struct Both {
+    detail::Coverage<Acc> question;
+    detail::Coverage<Acc> image;
+
+    double gain(Index i) const { return question.gain(i) + image.gain(i); }
+    void add(Index i, Span<double> gains, double share) {
+      question.add(i, gains, share);
+      image.add(i, gains, share);
+    }
+    double rounding() const { return question.rounding() + image.rounding(); }
+  };
+
   void check() const {
     require(std::isfinite(alpha) && alpha >= 0, "mmtok: alpha must not be negative, got ", alpha);
     require(std::isfinite(text_temperature) && text_temperature > 0,
@@ -104,23 +119,27 @@ struct MultimodalCoverage {
     const Index all = n + layout.padding().size();
     const Index m = text_count(sequence);
     const Span<bool> valid = workspace.take_filled<bool>(all, true);
-    const MatrixView<Acc> covers(workspace.take<Acc>(all * (m + all)).data(), all, m + all);
-    image_term(layout, vision, covers.middle_cols({m, m + all}), valid, workspace);
+    const MatrixView<Acc> likeness(workspace.take<Acc>(all * all).data(), all, all);
+    const Span<Acc> share = workspace.take<Acc>(all);
+    image_term(layout, vision, likeness, share, valid, workspace);
+    const MatrixView<Acc> answers(workspace.take<Acc>(m * all).data(), m, all);
     if constexpr (HasTextEmbeddings<S>) {
       if (m > 0) {
-        question_term(sequence, covers.middle_cols({0, m}), valid, workspace);
+        question_term(sequence, answers, valid, workspace);
       }
     }
+    const MatrixView<Acc> by_candidate(workspace.take<Acc>(n * m).data(), n, m);
+    by_candidate.map() = answers.middle_cols({0, n}).map().transpose();
 
-    detail::Coverage<Acc> coverage(covers.middle_rows({0, n}), workspace);
-    const auto gain = [&](Index i) {
-      return valid[i] ? coverage.gain(i) : -std::numeric_limits<double>::infinity();
-    };
-    const auto take = [&](Index i, double value) {
-      coverage.add(i);
-      scores[i] = detail::finite_or(value, 0);
-    };
-    detail::pick_lazily(n, chosen, gain, take, workspace);
+    const Range candidates{0, n};
+    const MatrixView<const Acc> like(likeness);
+    const Span<const Acc> ones = workspace.take_filled<Acc>(m, Acc(1));
+    Both<Acc> coverage{
+        {by_candidate, answers.middle_cols(candidates), ones, workspace},
+        {like.middle_rows(candidates), like.middle_cols(candidates), share, workspace}};
+    const auto value = [](Index, double gain) { return gain; };
+    const auto take = [&](Index i, double gain) { scores[i] = detail::finite_or(gain, 0); };
+    detail::pick_greedily(coverage, valid.subspan(0, n), chosen, value, take, workspace);
   }
 
   /// What the softmaxes run over as one matrix: the visual tokens by ordinal, then padding.
@@ -144,40 +163,48 @@ struct MultimodalCoverage {
     return joined;
   }
 
-  /// covers[i, j] = α Q[j, i], candidates as rows; similarity is symmetric, so only the softmax's
-  /// sums run the other way. Clears `valid` where y is not finite.
+  /// Q[j, i] = share_j · likeness[i, j], likeness being symmetric: of the softmax
+  ///
+  ///   exp((c_ij − c_jj) / τ_v) ≈ exp((c_ij − (c_ii + c_jj) / 2) / τ_v)
+  ///
+  /// as c_ii = 1 up to rounding, nobody being more like i than i itself; so that half of the
+  /// exponentials will do. A row without direction has c_ii = 0, but 1 is what is taken off: it is
+  /// like all others alike. That must not underflow; e^−80 is nothing beside the 1 of others.
+  /// Clears `valid` where y is not finite.
   template <class T>
   void image_term(const TokenLayout& layout, const TokenRows<T>& vision,
-                  MatrixView<Accumulator<T>> covers, Span<bool> valid, Workspace& workspace) const {
+                  MatrixView<Accumulator<T>> likeness, Span<Accumulator<T>> share, Span<bool> valid,
+                  Workspace& workspace) const {
     using Acc = Accumulator<T>;
     Workspace::Frame frame(workspace);
     const detail::CosineRows<T> cosines(
         all_rows(layout, vision, "mmtok: image embeddings", workspace), workspace);
-    detail::similarity_matrix(cosines, covers, workspace);
-
     const Index all = cosines.size();
-    const Span<Acc> top = workspace.take<Acc>(all);
+    const Span<Acc> half = workspace.take<Acc>(all);
+    const auto sharpness = static_cast<Acc>(1 / vision_temperature);
+    detail::similarity_matrix(cosines, likeness, workspace, [&](Range block) {
+      for (Index i = block.begin; i < block.end; ++i) {
+        half[i] = cosines.inverse_norm(i) > 0 ? likeness(i, i) / 2 : Acc(0.5);
+      }
+      const auto halves = detail::as_vector(half.subspan(0, block.end)).array();
+      for (Index i = block.begin; i < block.end; ++i) {
+        detail::VectorMap<Acc> row(likeness.row(i), block.end);
+        row = ((row.array() - (halves + half[i])) * sharpness)
+                  .cwiseMin(Acc(0))
+                  .cwiseMax(Acc(-80))
+                  .exp();
+      }
+    });
     for (Index j = 0; j < all; ++j) {
-      top[j] = covers(j, j);  // nobody is more like j than j itself
+      const double sum = detail::segmented_sum(detail::ConstVectorMap<Acc>(likeness.row(j), all));
+      share[j] = static_cast<Acc>(alpha / (static_cast<double>(all) * sum));
       valid[j] = valid[j] && cosines.valid(j);
     }
-    const Span<double> sum = workspace.take_filled<double>(all, 0.0);
-    const auto sharpness = static_cast<Acc>(1 / vision_temperature);
-    for (Index i = 0; i < all; ++i) {
-      detail::VectorMap<Acc> row(covers.row(i), all);
-      row = ((row - detail::as_vector(top)).array() * sharpness).exp();
-      detail::as_vector(sum) += row.template cast<double>();
-    }
-    const Span<Acc> share = workspace.take<Acc>(all);
-    for (Index j = 0; j < all; ++j) {
-      share[j] = static_cast<Acc>(alpha / (static_cast<double>(all) * sum[j]));
-    }
-    covers.map().array().rowwise() *= detail::as_vector(share).transpose().array();
   }
 
-  /// covers[i, t] = P[t, i]. Clears `valid` where x is not finite.
+  /// p = P. Clears `valid` where x is not finite.
   template <class S, class Acc>
-  void question_term(const S& sequence, MatrixView<Acc> covers, Span<bool> valid,
+  void question_term(const S& sequence, MatrixView<Acc> p, Span<bool> valid,
                      Workspace& workspace) const {
     using T = typename decltype(sequence.features)::Element;
     using Sum = Accumulator<T>;
@@ -211,10 +238,10 @@ struct MultimodalCoverage {
         const double cosine = inverse > 0 ? static_cast<double>(products(t, i) * inverse) : 0.0;
         logits[i] = detail::finite_or(cosine, 0) / text_temperature;
       }
-      auto p = detail::as_vector(logits).array();
-      p = (p - p.maxCoeff()).exp();
-      p /= p.sum() * static_cast<double>(m);
-      covers.map().col(t) = p.matrix().template cast<Acc>();
+      auto row = detail::as_vector<detail::DoubleFor<T>>(logits).array();
+      row = (row - row.maxCoeff()).exp();
+      row /= row.sum() * static_cast<double>(m);
+      p.map().row(t) = row.matrix().transpose().template cast<Acc>();
     }
     for (Index i = 0; i < all; ++i) {
       valid[i] = valid[i] && cosines.valid(i);

@@ -12,7 +12,8 @@ namespace tokenfold::detail {
 /// one that stands out most, are further than `tolerance` times the longest row from the span of
 /// those before (Gram-Schmidt with pivoting: a rank-revealing QR without its factors). Allocates
 /// nothing, unlike Eigen's decompositions. Rows² · columns multiply-adds.
-inline Index numerical_rank(MatrixView<double> a, double tolerance) {
+template <class T>
+Index numerical_rank(MatrixView<T> a, double tolerance) {
   auto rows = a.map();
   const Index most = std::min(a.rows(), a.cols());
   double least = 0;
@@ -20,7 +21,7 @@ inline Index numerical_rank(MatrixView<double> a, double tolerance) {
     Index pivot = rank;
     double square = 0;
     for (Index i = rank; i < a.rows(); ++i) {
-      const double candidate = rows.row(i).squaredNorm();
+      const auto candidate = static_cast<double>(rows.row(i).squaredNorm());
       if (candidate > square) {
         square = candidate;
         pivot = i;
@@ -34,9 +35,9 @@ inline Index numerical_rank(MatrixView<double> a, double tolerance) {
       return rank;
     }
     rows.row(rank).swap(rows.row(pivot));
-    rows.row(rank) /= length;
+    rows.row(rank) /= static_cast<T>(length);
     for (Index i = rank + 1; i < a.rows(); ++i) {
-      const double overlap = rows.row(i).dot(rows.row(rank));
+      const T overlap = rows.row(i).dot(rows.row(rank));
       rows.row(i) -= overlap * rows.row(rank);
     }
   }

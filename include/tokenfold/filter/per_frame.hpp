@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "tokenfold/core/options.hpp"
+#include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
 
 namespace tokenfold {
@@ -19,27 +21,12 @@ struct WithLayout : S {
   const TokenLayout& layout;
 };
 
-/// Splits `total` in proportion to the sizes of `parts` (ranges one after the other that cover
-/// [0, n)), exactly: largest remainders first, equal ones by earlier part. No part gets more than
-/// its size. Memory from `workspace`.
+/// Splits `total` in proportion to the sizes of `parts`, exactly; see `share_out`. Memory from
+/// `workspace`.
 inline Span<Index> proportional_shares(Index total, Span<const Range> parts, Workspace& workspace) {
   const Span<Index> shares = workspace.take<Index>(parts.size());
-  Workspace::Frame frame(workspace);
-  const Span<Index> order = workspace.take<Index>(parts.size());
-  const Index n = parts.empty() ? 0 : parts[parts.size() - 1].end;
-  Index rest = total;
-  for (Index t = 0; t < parts.size(); ++t) {
-    shares[t] = total * parts[t].size() / n;
-    rest -= shares[t];
-    order[t] = t;
-  }
-  const auto remainder = [&](Index t) { return total * parts[t].size() % n; };
-  std::sort(order.begin(), order.end(), [&](Index a, Index b) {
-    return remainder(a) != remainder(b) ? remainder(a) > remainder(b) : a < b;
-  });
-  for (const Index t : order.subspan(0, rest)) {
-    ++shares[t];
-  }
+  share_out(
+      total, [&](Index t) { return parts[t].size(); }, shares, workspace);
   return shares;
 }
 
@@ -61,7 +48,7 @@ namespace filter {
 ///
 /// Reads: what the filter reads. The sequence is copied, so it should be one of views.
 /// Score: the filter's, if it gives one to every token.
-/// Cost: the filter's, once per frame; one layout and one partition of the heap.
+/// Cost: the filter's, once per frame.
 template <class FilterStage>
 struct PerFrame {
   FilterStage filter = {};
@@ -82,10 +69,12 @@ struct PerFrame {
     const Span<const Index> keep =
         budget.is_adaptive() ? Span<Index>{}
                              : detail::proportional_shares(budget.keep_count(n), runs, workspace);
-    Partition part;
+    // Vectors that keep their memory from call to call.
+    TokenLayout alone = std::move(workspace.frame_layout);
+    Partition part = std::move(workspace.frame_partition);
     bool has_targets = false;
     for (Index t = 0; t < runs.size(); ++t) {
-      const TokenLayout alone = layout.frame_alone(runs[t]);
+      layout.frame_alone(runs[t], alone);
       part.clear();
       filter(detail::WithLayout<S>(sequence, alone),
              budget.is_adaptive() ? budget : Budget::keep(keep[t]), part, workspace);
@@ -110,6 +99,8 @@ struct PerFrame {
     if (static_cast<Index>(partition.scores.size()) != n) {
       partition.scores.clear();
     }
+    workspace.frame_layout = std::move(alone);
+    workspace.frame_partition = std::move(part);
   }
 
  private:

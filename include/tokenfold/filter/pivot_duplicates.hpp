@@ -60,7 +60,8 @@ constexpr auto enum_names(PickCount) {
 /// PivotSource::features).
 /// Score: the lowest cosine to a pivot, low = preserved in general (a pivot sees only what earlier
 /// ones left); NaN for a token that is not finite.
-/// Cost: one pass over the keys, one [p × D] · [D × N] product, p partial selections.
+/// Cost: one pass over the keys and one over the features, a [p × D] · [D × N] product, p partial
+/// selections. Scratch: p (D + N) numbers and a few of length N.
 struct PivotDuplicates {
   Index image_pivots = 4;
   Index text_pivots = 4;
@@ -100,16 +101,17 @@ struct PivotDuplicates {
     const Range text = text_pivots > 0 ? layout.text_after() : Range{};
     // What is compared: the image, whatever stands between, the text. "Local" rows start here.
     const Range rows{image.begin, text.empty() ? image.end : text.end};
-    const detail::CosineRows<E> cosine(feature_rows(sequence, rows), workspace);
-    const Span<const double> norms = finite_norms(sequence, rows, cosine, workspace);
-
+    const MatrixView<const E> features = feature_rows(sequence, rows);
     const Span<Index> chosen = workspace.take<Index>(n);
-    const Pivots pivots = find_pivots(layout, rows, text, norms, chosen, workspace);
+    const Pivots pivots =
+        finite_pivots(layout, rows, text, features,
+                      pivot_norms(sequence, rows, features, workspace), chosen, workspace);
     const Index voters = pivots.voters.size();
     const MatrixView<T> duplication(workspace.take<T>(voters * image.size()).data(), voters,
                                     image.size());
-    cosine.against(pivots.voters, {0, image.size()}, duplication, workspace);
-    append_scores(layout, cosine, duplication, partition.scores);
+    const Span<bool> valid = workspace.take<bool>(image.size());
+    compare(features, pivots.voters, duplication, valid, workspace);
+    append_scores(layout, valid, duplication, partition.scores);
 
     Index kept_pivots = std::min(pivots.images, keep);
     Index picks = keep - kept_pivots;
@@ -117,7 +119,7 @@ struct PivotDuplicates {
       kept_pivots = pivots.images;
       picks = std::min(keep / voters * voters, n - kept_pivots);
     }
-    pick(layout, cosine, duplication, picks, chosen, kept_pivots, workspace);
+    pick(layout, valid, duplication, picks, chosen, kept_pivots, workspace);
     preserve(layout, chosen.subspan(0, kept_pivots + picks), order, partition, workspace);
   }
 
@@ -144,24 +146,43 @@ struct PivotDuplicates {
         {rows.begin - features.first_row, rows.end - features.first_row});
   }
 
-  /// The norm that makes a pivot, by local row; NaN for a token that is not finite.
+  /// The norm that makes a pivot, by local row.
   template <class S, class E>
-  Span<const double> finite_norms(const S& sequence, Range rows,
-                                  const detail::CosineRows<E>& cosine, Workspace& workspace) const {
+  Span<double> pivot_norms(const S& sequence, Range rows, MatrixView<const E> features,
+                           Workspace& workspace) const {
     const Span<double> norms = workspace.take<double>(rows.size());
     if (pivots_by == PivotSource::features) {
-      detail::row_norms(HeadsView<const E>(cosine.matrix()), norm, norms, workspace);
+      detail::row_norms(HeadsView<const E>(features), norm, norms, workspace);
     } else if constexpr (HasKeys<S>) {
       detail::row_norms(keys_of(sequence).middle_tokens(rows), norm, norms, workspace);
     } else {
       fail("dart: pivots by the norm of their keys need keys; or set pivots_by = features");
     }
-    for (Index i = 0; i < norms.size(); ++i) {
-      if (!cosine.valid(i)) {
-        norms[i] = std::numeric_limits<double>::quiet_NaN();
+    return norms;
+  }
+
+  /// The pivots among the tokens whose features are finite. Hardly ever one is not: so only the
+  /// features of pivots are looked at, unless one of theirs is not; all are read but once, when
+  /// they are compared.
+  template <class E>
+  Pivots finite_pivots(const TokenLayout& layout, Range rows, Range text,
+                       MatrixView<const E> features, Span<double> norms, Span<Index> chosen,
+                       Workspace& workspace) const {
+    const auto is_finite = [&](Index row) {
+      return std::isfinite(
+          detail::squared_norm(detail::ConstVectorMap<E>(features.row(row), features.cols())
+                                   .template cast<Accumulator<E>>()));
+    };
+    const Pivots pivots = find_pivots(layout, rows, text, norms, chosen, workspace);
+    if (std::all_of(pivots.voters.begin(), pivots.voters.end(), is_finite)) {
+      return pivots;
+    }
+    for (Index row = 0; row < norms.size(); ++row) {
+      if (!is_finite(row)) {
+        norms[row] = std::numeric_limits<double>::quiet_NaN();
       }
     }
-    return {norms.data(), norms.size()};
+    return find_pivots(layout, rows, text, norms, chosen, workspace);
   }
 
   /// Image pivots by falling norm also go to the front of `chosen`, by ordinal.
@@ -220,21 +241,56 @@ struct PivotDuplicates {
     }
   }
 
+  /// out[k, i] = cos(x_voter k, x_i) and whether x_i is finite, for the first rows of `features`,
+  /// the image's. Row block by row block, so that norms and products read the features once.
   template <class E, class T>
-  static void append_scores(const TokenLayout& layout, const detail::CosineRows<E>& cosine,
+  static void compare(MatrixView<const E> features, Span<const Index> voters, MatrixView<T> out,
+                      Span<bool> valid, Workspace& workspace) {
+    constexpr Index block_rows = 16;
+    const Index d = features.cols();
+    Workspace::Frame frame(workspace);
+    const MatrixView<T> directions(workspace.take<T>(voters.size() * d).data(), voters.size(), d);
+    for (Index k = 0; k < voters.size(); ++k) {
+      const auto row = features.middle_rows({voters[k], voters[k] + 1});
+      const T inverse = detail::CosineRows<E>(row, workspace).inverse_norm(0);
+      if (inverse > 0) {
+        directions.map().row(k) = inverse * row.map().template cast<T>();
+      } else {
+        directions.map().row(k).setZero();
+      }
+    }
+    for (Index begin = 0; begin < out.cols(); begin += block_rows) {
+      const Range block{begin, std::min(begin + block_rows, out.cols())};
+      Workspace::Frame inner(workspace);
+      const detail::CosineRows<E> rows(features.middle_rows(block), workspace);
+      const auto products = out.middle_cols(block);
+      detail::inner_products(MatrixView<const T>(directions), HeadsView<const E>(rows.matrix()),
+                             products, workspace);
+      for (Index i = 0; i < block.size(); ++i) {
+        valid[begin + i] = rows.valid(i);
+        const T inverse = rows.inverse_norm(i);
+        for (Index k = 0; k < voters.size(); ++k) {
+          // Not a product with 0: 0 · NaN is not 0.
+          products(k, i) = inverse > 0 ? products(k, i) * inverse : T(0);
+        }
+      }
+    }
+  }
+
+  template <class T>
+  static void append_scores(const TokenLayout& layout, Span<const bool> valid,
                             MatrixView<T> duplication, std::vector<double>& scores) {
     for (const Token row : layout.visual()) {
       const Index i = row - layout.visual_range().begin;
-      scores.push_back(cosine.valid(i) ? static_cast<double>(duplication.map().col(i).minCoeff())
-                                       : std::numeric_limits<double>::quiet_NaN());
+      scores.push_back(valid[i] ? static_cast<double>(duplication.map().col(i).minCoeff())
+                                : std::numeric_limits<double>::quiet_NaN());
     }
   }
 
   /// Writes the `picks` tokens that the pivots take, in turn, to `chosen` from `size` on.
-  template <class E, class T>
-  static void pick(const TokenLayout& layout, const detail::CosineRows<E>& cosine,
-                   MatrixView<T> duplication, Index picks, Span<Index> chosen, Index size,
-                   Workspace& workspace) {
+  template <class T>
+  static void pick(const TokenLayout& layout, Span<const bool> valid, MatrixView<T> duplication,
+                   Index picks, Span<Index> chosen, Index size, Workspace& workspace) {
     const Index n = layout.visual_count();
     const Span<bool> taken = detail::mark(n, chosen.subspan(0, size), workspace);
     Span<Index> free = workspace.take<Index>(n - size);
@@ -247,7 +303,7 @@ struct PivotDuplicates {
     for (Index k = 0; k < voters; ++k) {
       const auto similarity = [&](Index v) {
         const Index i = layout.visual()[v] - layout.visual_range().begin;
-        return cosine.valid(i) ? duplication(k, i) : std::numeric_limits<T>::infinity();
+        return valid[i] ? duplication(k, i) : std::numeric_limits<T>::infinity();
       };
       const Index quota = picks / voters + (k < picks % voters ? 1 : 0);
       std::partial_sort(free.begin(), free.begin() + quota, free.end(), [&](Index a, Index b) {

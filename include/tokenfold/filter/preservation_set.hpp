@@ -7,6 +7,7 @@
 
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
+#include "tokenfold/filter/greedy_coverage.hpp"
 #include "tokenfold/filter/saliency.hpp"
 #include "tokenfold/filter/similarity_matrix.hpp"
 
@@ -40,6 +41,7 @@ constexpr auto enum_names(CriterionScale) {
 /// all or none are picked.
 /// Cost: half of an [N × D] · [D × N] product, which is held, N × N; N² once for c; then per pick N
 /// for each token that the pick brought closer to K (all of them at first, few later).
+/// Scratch: N² + 64 D numbers at most, and a few of length N.
 struct PreservationSet {
   double lambda = 0.5;
   double alpha = 0.5;
@@ -75,22 +77,10 @@ struct PreservationSet {
   }
 
  private:
-  /// What a token that may be picked scores by.
-  struct Criteria {
-    Span<const double> relevance;
-    Span<double> coverage;
-    Span<double> diversity;
-  };
-  struct Pick {
-    Index place;  // in U
-    double value;
-  };
   /// ṽ = (v − offset) · factor.
   struct Rescaling {
     double offset = 0;
     double factor = 0;
-
-    double operator()(double value) const { return (value - offset) * factor; }
   };
 
   template <class S>
@@ -106,30 +96,50 @@ struct PreservationSet {
     const MatrixView<Acc> similarity(workspace.take<Acc>(n * n).data(), n, n);
     detail::similarity_matrix(cosines, similarity, workspace);
 
-    const Criteria criteria{relevance, workspace.take_filled<double>(n, 0.0),
-                            workspace.take_filled<double>(n, 1.0)};
+    const MatrixView<const Acc> pairs(similarity);  // symmetric
+    const Span<const Acc> ones = workspace.take_filled<Acc>(n, Acc(1));
+    detail::Coverage<Acc> covered(pairs, pairs, ones, workspace);
+    const Span<double> coverage = workspace.take<double>(n);
+
     // U: what is not picked yet, ascending; tokens that are not finite wait apart.
     const Span<Index> ordinals = workspace.take<Index>(n);
     const Index finite = finite_first(cosines, relevance, ordinals);
     Span<Index> left = ordinals.subspan(0, finite);
     const Span<const Index> last = ordinals.subspan(finite, n - finite);
-
-    const Span<double> best = workspace.take<double>(n);  // max_{k ∈ K} cos(x_j, x_k)
+    const Span<double> criteria = workspace.take<double>(3 * finite);
     const Index picks = std::min(chosen.size(), left.size());
     for (Index step = 0; step < picks; ++step) {
-      const Pick next =
-          step == 0 ? most_relevant(left, relevance) : best_of(left, criteria, rounding<Acc>());
-      chosen[step] = left[next.place];
-      scores[chosen[step]] = next.value;
-      std::copy(left.begin() + next.place + 1, left.end(), left.begin() + next.place);
-      left = left.subspan(0, left.size() - 1);
-      if (step == 0) {
-        begin_with<Acc>(chosen[0], similarity, best, criteria.coverage);
-      } else {
-        add<Acc>(chosen[step], similarity, best, criteria.coverage);
+      const auto values = [&](Index which) {  // by place in U
+        return criteria.subspan(which * finite, left.size());
+      };
+      const Span<double> r = values(0);
+      for (Index place = 0; place < left.size(); ++place) {
+        r[place] = relevance[left[place]];
       }
-      for (Index j = 0; j < n; ++j) {
-        criteria.diversity[j] = std::max(0.0, 1 - best[j]);
+      if (step > 0) {
+        const Span<double> c = values(1);
+        const Span<double> d = values(2);
+        for (Index place = 0; place < left.size(); ++place) {
+          c[place] = coverage[left[place]];
+          d[place] = std::max(0.0, 1 - static_cast<double>(covered.best()[left[place]]));
+        }
+        using Double = detail::DoubleFor<T>;
+        combine(detail::as_vector<Double>(r).array(), detail::as_vector<Double>(c).array(),
+                detail::as_vector<Double>(d).array(), n, rounding<Acc>());
+      }
+      const Index place = std::max_element(r.begin(), r.end()) - r.begin();  // the first
+      const Index token = left[place];
+      chosen[step] = token;
+      scores[token] = r[place];
+      std::copy(left.begin() + place + 1, left.end(), left.begin() + place);
+      left = left.subspan(0, left.size() - 1);
+      if (step > 0) {
+        covered.add(token, coverage, 1);
+        continue;
+      }
+      covered.begin_with(token);
+      for (Index i = 0; i < n; ++i) {
+        coverage[i] = covered.gain(i);
       }
     }
     std::copy_n(last.begin(), chosen.size() - picks, chosen.begin() + picks);
@@ -158,84 +168,28 @@ struct PreservationSet {
     return 64 * static_cast<double>(std::numeric_limits<Acc>::epsilon());
   }
 
-  static Pick most_relevant(Span<const Index> left, Span<const double> relevance) {
-    Pick best{0, relevance[left[0]]};
-    for (Index place = 1; place < left.size(); ++place) {
-      if (relevance[left[place]] > best.value) {
-        best = {place, relevance[left[place]]};
-      }
-    }
-    return best;
+  /// r ← r̃ + λ c̃ + α d̃; c sums `terms` differences of cosines.
+  template <class Values>
+  void combine(Values r, Values c, Values d, Index terms, double noise) const {
+    const auto rescaled = [](const Values& v, const Rescaling& by) {
+      return (v - by.offset) * by.factor;
+    };
+    const Rescaling by_r = rescaling(r, 0);
+    const Rescaling by_c = rescaling(c, noise * static_cast<double>(terms));
+    const Rescaling by_d = rescaling(d, noise);
+    r = rescaled(r, by_r) + lambda * rescaled(c, by_c) + alpha * rescaled(d, by_d);
   }
 
-  Pick best_of(Span<const Index> left, const Criteria& criteria, double rounding) const {
-    const auto n = static_cast<double>(criteria.relevance.size());
-    const Rescaling r = rescaling(left, criteria.relevance, 0);
-    const Rescaling c = rescaling(left, criteria.coverage, n * rounding);
-    const Rescaling d = rescaling(left, criteria.diversity, rounding);
-    Pick best{0, -std::numeric_limits<double>::infinity()};
-    for (Index place = 0; place < left.size(); ++place) {
-      const Index i = left[place];
-      const double value = r(criteria.relevance[i]) + lambda * c(criteria.coverage[i]) +
-                           alpha * d(criteria.diversity[i]);
-      if (value > best.value) {
-        best = {place, value};
-      }
-    }
-    return best;
-  }
-
-  /// Over the tokens `left`; values, or with min-max differences, up to `noise` say nothing.
-  Rescaling rescaling(Span<const Index> left, Span<const double> values, double noise) const {
-    double sum = 0;
-    double least = values[left[0]];
-    double most = least;
-    for (const Index i : left) {
-      sum += values[i];
-      least = std::min(least, values[i]);
-      most = std::max(most, values[i]);
-    }
+  /// Over the tokens of U; values, or with min-max differences, up to `noise` say nothing.
+  template <class Values>
+  Rescaling rescaling(const Values& values, double noise) const {
+    const double most = values.maxCoeff();
     if (scale == CriterionScale::min_max) {
+      const double least = values.minCoeff();
       return most - least > noise ? Rescaling{least, 1 / (most - least)} : Rescaling{};
     }
-    const double mean = sum / static_cast<double>(left.size());
+    const double mean = values.mean();
     return mean > 0 && most > noise ? Rescaling{0, 1 / mean} : Rescaling{};
-  }
-
-  /// K = {first}: best and c from all pairs.
-  template <class Acc>
-  static void begin_with(Index first, MatrixView<const Acc> similarity, Span<double> best,
-                         Span<double> coverage) {
-    const auto row = [&](Index i) {
-      return detail::ConstVectorMap<Acc>(similarity.row(i), similarity.cols())
-          .template cast<double>();
-    };
-    auto nearest = detail::as_vector(best);
-    nearest = row(first);
-    for (Index i = 0; i < coverage.size(); ++i) {
-      coverage[i] = (row(i) - nearest).cwiseMax(0.0).sum();
-    }
-  }
-
-  /// K ← K ∪ {token}. Only tokens j that it is closer to than K was change any c_i, each by the
-  /// part of cos(x_i, x_j) between the old and the new best_j. Sums run over all j, not only U:
-  /// where j is in K, best_j is 1 and nothing is left to cover.
-  template <class Acc>
-  static void add(Index token, MatrixView<const Acc> similarity, Span<double> best,
-                  Span<double> coverage) {
-    auto c = detail::as_vector(coverage);
-    for (Index j = 0; j < best.size(); ++j) {
-      const double before = best[j];
-      const double after = similarity(token, j);
-      if (after > before) {
-        const auto row = detail::ConstVectorMap<Acc>(similarity.row(j), similarity.cols());
-        c -= (row.template cast<double>().array() - before)
-                 .cwiseMax(0.0)
-                 .cwiseMin(after - before)
-                 .matrix();
-        best[j] = after;
-      }
-    }
   }
 };
 

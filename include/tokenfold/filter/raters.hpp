@@ -66,7 +66,7 @@ void text_relevance(const TokenLayout& layout, MatrixView<const T> embeddings,
   const Range text = layout.text_after();
   const Range visual = layout.visual_range();
   const HeadsView<const T> text_rows(embeddings.middle_rows(text));
-  auto sum = as_vector(relevance);
+  auto sum = as_vector<DoubleFor<T>>(relevance);
   sum.setZero();
   Index counted = 0;
   const auto rate = [&](Index row, Span<Acc> products) {
@@ -124,7 +124,7 @@ void text_raters(const TokenLayout& layout, MatrixView<const T> embeddings,
   const Span<double> relevance = workspace.take<double>(text.size());
   detail::text_relevance(layout, embeddings, relevance, workspace);
   // The mean of equal numbers may be rounded to above them.
-  const auto r = detail::as_vector(relevance);
+  const auto r = detail::as_vector<detail::DoubleFor<T>>(relevance);
   const double mean = std::min(r.mean(), r.maxCoeff());
   const auto choose = [&](auto&& chosen) {
     for (Index t = 0; t < text.size(); ++t) {

@@ -36,8 +36,10 @@ constexpr auto enum_names(SaliencyUse) {
 ///
 /// Reads: features; relevance, or attention (one row) and the [CLS] row of the layout.
 /// Score: the gain at which a token was picked; 0 for the others, and where all or none are picked.
-/// Cost: half of an [N × D] · [D × N] product, which is held, N × N; then N operations for each
-/// gain that is evaluated (lazily: a few per pick beyond the first N).
+/// Cost: half of an [N × D] · [D × N] product, which is held, N × N; N² operations for the first
+/// gains; then per pick N for each token that the pick covers better (all of them at first, few
+/// later), and for each of 2 to 4 gains. Scratch: N² + 64 D numbers at
+/// most, and a few of length N.
 struct SaliencyCoverage {
   double alpha = 1;
   SaliencyUse use = SaliencyUse::product;
@@ -85,19 +87,18 @@ struct SaliencyCoverage {
     const MatrixView<Acc> similarity(workspace.take<Acc>(n * n).data(), n, n);
     detail::similarity_matrix(cosines, similarity, workspace);
 
-    detail::Coverage<Acc> coverage(similarity, workspace);
-    const auto gain = [&](Index i) {
-      if (!std::isfinite(weight[i]) || !cosines.valid(i)) {
-        return -std::numeric_limits<double>::infinity();
-      }
-      return use == SaliencyUse::product ? weight[i] * coverage.gain(i)
-                                         : weight[i] + coverage.gain(i);
+    const MatrixView<const Acc> pairs(similarity);  // symmetric
+    const Span<const Acc> ones = workspace.take_filled<Acc>(n, Acc(1));
+    detail::Coverage<Acc> coverage(pairs, pairs, ones, workspace);
+    const Span<bool> usable = workspace.take<bool>(n);
+    for (Index i = 0; i < n; ++i) {
+      usable[i] = std::isfinite(weight[i]) && cosines.valid(i);
+    }
+    const auto value = [&](Index i, double gain) {
+      return use == SaliencyUse::product ? weight[i] * gain : weight[i] + gain;
     };
-    const auto take = [&](Index i, double value) {
-      coverage.add(i);
-      scores[i] = detail::finite_or(value, 0);
-    };
-    detail::pick_lazily(n, chosen, gain, take, workspace);
+    const auto take = [&](Index i, double gain) { scores[i] = detail::finite_or(gain, 0); };
+    detail::pick_greedily(coverage, usable, chosen, value, take, workspace);
   }
 };
 

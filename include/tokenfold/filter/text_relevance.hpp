@@ -47,17 +47,23 @@ void mean_text_cosines(MatrixView<const T> image, MatrixView<const U> text, Span
     const auto row = ConstVectorMap<U>(text.row(m), text.cols()).template cast<double>();
     const double norm = row.norm();
     if (norm > 0 && std::isfinite(norm)) {
-      as_vector(mean) += row / (norm * static_cast<double>(text.rows()));
+      as_vector<DoubleFor<T>>(mean) += row / (norm * static_cast<double>(text.rows()));
     }
   }
   const Span<Acc> direction = workspace.take<Acc>(mean.size());
-  as_vector(direction) = as_vector(mean).template cast<Acc>();
+  as_vector(direction) = as_vector<DoubleFor<T>>(mean).template cast<Acc>();
   const Span<Acc> dots = workspace.take<Acc>(image.rows());
   row_dot_products<T>(image, Span<const Acc>(direction.data(), direction.size()), dots, workspace);
   for (Index i = 0; i < image.rows(); ++i) {
     const double norm =
         ConstVectorMap<T>(image.row(i), image.cols()).template cast<double>().norm();
     out[i] = norm == 0 ? 0 : static_cast<double>(dots[i]) / norm;
+  }
+}
+
+inline void negate(Span<double> r) {
+  for (double& value : r) {
+    value = -value;
   }
 }
 
@@ -105,7 +111,7 @@ void text_relevance(const S& sequence, filter::RelevanceSign sign, Span<double> 
               image.cols(), " channels, text embeddings ", sequence.text_embeddings.cols());
       mean_text_cosines(image, sequence.text_embeddings, out, workspace);
       if (sign == filter::RelevanceSign::negative) {
-        as_vector(out) *= -1;
+        negate(out);
       }
       normalize_relevance(out);
       return;
@@ -134,7 +140,7 @@ std::vector<double> relevance_to_text(
   std::vector<double> relevance(static_cast<std::size_t>(rows.rows()));
   detail::mean_text_cosines(rows, words, Span<double>(relevance), workspace);
   if (sign == filter::RelevanceSign::negative) {
-    detail::as_vector(Span<double>(relevance)) *= -1;
+    detail::negate(relevance);
   }
   detail::normalize_relevance(relevance);
   return relevance;

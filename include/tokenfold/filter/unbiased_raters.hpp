@@ -69,34 +69,47 @@ namespace detail {
 
 /// weights[q, k] = max(w(|query_positions[q] − key_positions[k]|), floor · w(0)), heads of `dim`
 /// channels; as the inner products that they are, so that an angle is computed once a position.
-inline void rope_weights(const filter::RopeBias& bias, Index dim,
-                         Span<const double> query_positions, Span<const double> key_positions,
-                         MatrixView<double> weights, Workspace& workspace) {
+template <class T>
+void rope_weights(const filter::RopeBias& bias, Index dim, Span<const double> query_positions,
+                  Span<const double> key_positions, MatrixView<T> weights, Workspace& workspace) {
   Workspace::Frame frame(workspace);
   const Index half = dim / 2;
-  const Span<double> frequency = workspace.take<double>(half);
+  const Span<T> frequency = workspace.take<T>(half);
   for (Index k = 0; k < half; ++k) {
     frequency[k] = std::pow(bias.theta, -2 * static_cast<double>(k) / static_cast<double>(dim));
   }
   // (cos, sin) of each frequency: the rotated all-ones vector, but for a factor √2 and a turn.
-  const auto rotate = [&](double position, double* out) {
+  const auto rotate = [&](T position, T* out) {
     for (Index k = 0; k < half; ++k) {
       out[k] = std::cos(position * frequency[k]);
       out[half + k] = std::sin(position * frequency[k]);
     }
   };
-  const MatrixView<double> queries(workspace.take<double>(query_positions.size() * dim).data(),
-                                   query_positions.size(), dim);
+  const MatrixView<T> queries(workspace.take<T>(query_positions.size() * dim).data(),
+                              query_positions.size(), dim);
   for (Index q = 0; q < queries.rows(); ++q) {
     rotate(query_positions[q], queries.row(q));
   }
   const double root = std::sqrt(static_cast<double>(dim));
-  const Span<double> key = workspace.take<double>(dim);
+  const Span<T> key = workspace.take<T>(dim);
+  const Span<T> turn = workspace.take<T>(dim);
+  rotate(1, turn.data());
+  // Most keys follow the one before: a turn by 1 instead of sines and cosines (0.75 → 0.14 ms for
+  // 576 keys and 16 queries), with exact ones now and then, so that rounding does not add up.
+  constexpr Index turns = 32;
   for (Index k = 0; k < key_positions.size(); ++k) {
-    rotate(key_positions[k], key.data());
+    if (k % turns != 0 && key_positions[k] == key_positions[k - 1] + 1) {
+      for (Index f = 0; f < half; ++f) {
+        const T c = key[f];
+        const T s = key[half + f];
+        key[f] = c * turn[f] - s * turn[half + f];
+        key[half + f] = s * turn[f] + c * turn[half + f];
+      }
+    } else {
+      rotate(key_positions[k], key.data());
+    }
     for (Index q = 0; q < queries.rows(); ++q) {
-      const double weight =
-          2 / root * ConstVectorMap<double>(queries.row(q), dim).dot(as_vector(key));
+      const T weight = 2 / root * ConstVectorMap<T>(queries.row(q), dim).dot(as_vector(key));
       weights(q, k) = std::max(weight, bias.floor * root);
     }
   }
@@ -114,12 +127,21 @@ void unbiased_head_sums(const S& sequence, Span<const Token> raters, MatrixView<
   const Span<const Token> visual = sequence.layout.visual();
   const MatrixView<T> block(workspace.take<T>(raters.size() * range.size()).data(), raters.size(),
                             range.size());
-  sums.map().setZero();
+  MatrixView<DoubleFor<T>>(sums).map().setZero();
   for (Index h = 0; h < sums.rows(); ++h) {
     sequence.attention.head(h).rows(raters, range, block, workspace);
     for (Index t = 0; t < raters.size(); ++t) {
+      const T* row = block.row(t);
+      const double* weight = rope.row(t);
+      double* sum = sums.row(h);
+      if (sequence.layout.visual_is_contiguous()) {  // a loop that compilers vectorise
+        for (Index v = 0; v < visual.size(); ++v) {
+          sum[v] += static_cast<double>(row[v]) / weight[v];
+        }
+        continue;
+      }
       for (Index v = 0; v < visual.size(); ++v) {
-        sums(h, v) += static_cast<double>(block(t, visual[v] - range.begin)) / rope(t, v);
+        sum[v] += static_cast<double>(row[visual[v] - range.begin]) / weight[v];
       }
     }
     mass[h] = 0;

@@ -29,8 +29,10 @@ namespace tokenfold {
 /// (patches after its projection, one row per text segment), or, without a text tower, the tokens
 /// and the mean of the instruction's input embeddings.
 /// Returns: a selection, in raster order.
-/// Cost: K · N · D multiply-adds for K preserved tokens, N · K² / 2 for the determinants; K × N
-/// doubles of memory. The release: N² · D and N².
+/// Cost: K · N · D multiply-adds for K preserved tokens, N · K² / 2 for the determinants (a fraction
+/// of both without `.filter.score_discarded`). The release: N² · D. With a kernel at hand:
+/// `greedy_determinant`.
+/// Memory: K · (D + N + K) numbers and 90 bytes a token; the release: N² numbers.
 using CDPruner = Pipeline<filter::DeterminantalDiversity, correlate::None, compress::Drop>;
 
 /// Relevance is the negative cosine.

@@ -31,7 +31,8 @@ namespace tokenfold {
 /// keys of the layer before, after RoPE, heads concatenated, or none with `dart_embeddings()`.
 /// Returns: a selection in order; original positions are kept (`PositionRule::original`).
 /// The release reduces by R: `Budget::keep_ratio(1 − R, Rounding::floor)`.
-/// Cost: one pass over the keys and p · N · D multiply-adds.
+/// Cost: one pass over the keys, one over the features with p · N · D multiply-adds.
+/// Memory: p · (N + 2 D) numbers and 40 bytes a row of the sequence.
 using DART = Pipeline<filter::PivotDuplicates, correlate::None, compress::Drop>;
 
 /// The release's count and the order in which its pivots take turns.

@@ -27,8 +27,10 @@ namespace tokenfold {
 /// Where: after the projector, on the visual rows of the LLM's input.
 /// Needs: the tokens themselves, as features. Neither attention nor text.
 /// Returns: a selection, in raster order. The paper keeps 9.8 %: `Budget::keep_ratio(0.098)`.
-/// Cost: N²/2 · D multiply-adds for the first pick (see `FirstPick` for cheaper ones), K · N · D
-/// for the others, in place of the release's N² · D; O(N) memory in place of N².
+/// Cost: up to N²/2 · D multiply-adds for the first pick (a fraction on images; see `FirstPick` for
+/// cheaper ones), K · N · D for the others (a fraction without `.filter.score_discarded`), in place
+/// of the release's N² · D.
+/// Memory: max(K, 16) · D numbers and 72 bytes a token, in place of the release's N².
 using DivPrune = Pipeline<filter::MaxMinDiversity, correlate::None, compress::Drop>;
 
 /// Chosen tokens are not masked.

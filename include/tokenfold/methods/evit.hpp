@@ -27,6 +27,7 @@ namespace tokenfold {
 /// `EViT{.compress = {.fuse = false}}` appends none.
 /// The release keeps ⌈κ·N⌉: `Budget::keep_ratio(0.7, Rounding::ceil)`.
 /// Cost: one attention row; the sum over the discarded tokens.
+/// Memory: (H + 1) · (P + d + 32) numbers.
 using EViT = Pipeline<filter::ClsAttention, correlate::None, compress::FuseDiscarded>;
 
 /// In the release's row order.

@@ -27,6 +27,7 @@ namespace tokenfold {
 /// The release prunes at a rate q: `Budget::keep(evs_keep_count(frames, tokens_per_frame, q))`,
 /// known before any embedding is. A smaller budget than the first frame is refused.
 /// Cost: 2 · N · D multiply-adds.
+/// Memory: 36 bytes a token.
 using EVS = Pipeline<filter::FrameDissimilarity, correlate::None, compress::Drop>;
 
 /// How many of `frames` · `tokens_per_frame` tokens EVS keeps at pruning rate q: ⌊T · P · (1 − q)⌋

@@ -26,6 +26,7 @@ namespace tokenfold {
 /// The ports keep round-half-to-even(N · (1 − R)): `Budget::keep_ratio(1 − R)`; the paper takes R =
 /// 0.5.
 /// Cost: one attention row.
+/// Memory: (H + 1) · (P + d + 32) numbers; as published H · P + (P + 128) · (d + 48).
 using FastV = Pipeline<filter::QuestionAttention, correlate::None, compress::Drop>;
 
 /// The published score: attention received from all tokens, averaged.

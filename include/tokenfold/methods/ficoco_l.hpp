@@ -25,6 +25,7 @@ namespace tokenfold {
 /// Returns: preserved tokens in order, rewritten; nothing appended. Positions:
 /// `ReductionPlan::positions`.
 /// Cost: see the attention source; the rest is O(N_S · (M + N)) plus a [N_S × M] · [M × N] product.
+/// Memory: (N_S + M + H) · P + N_S · M + (P + 128) · (d + 48) numbers.
 template <correlate::TargetPolicy Targets>
 using BasicFiCoCoL =
     Pipeline<filter::TaskRedundancy, correlate::TaskAttention<Targets>, compress::SelfPreserving>;

@@ -26,6 +26,7 @@ namespace tokenfold {
 /// Needs: attention (or queries and keys), a patch grid; keys if there is no [CLS].
 /// Returns: preserved tokens in order, rewritten; nothing appended. Exactly N − N_S visual tokens.
 /// Cost: see the attention source; the rest is O(N_S · N).
+/// Memory: (N_S + H) · P + (P + 128) · (d + 48) numbers.
 ///
 /// Options by example: `FiCoCoV{.filter = {.lambda = 0.5}}`,
 /// `BasicFiCoCoV<correlate::FixedTargets>{}`.

@@ -35,6 +35,7 @@ namespace tokenfold {
 /// pseudo-[CLS] row at the end of the input, which is removed again before text is generated.
 /// Returns: a selection in order.
 /// Cost: one attention row and g − 1 products of a row with A; P² multiply-adds each and head.
+/// Memory: H · P + (P + 128) · (d + 48) numbers.
 using IVTP = Pipeline<filter::RolledOutAttention, correlate::None, compress::Drop>;
 
 /// How many of `visual` tokens are left after each of `groups` prunings if all keep the same share

@@ -29,7 +29,8 @@ namespace tokenfold {
 /// the first, special token). Without z the vision term alone decides; without y, x takes its
 /// place, which is not what the paper measured.
 /// Returns: a selection in order.
-/// Cost: N² / 2 inner products of encoder features, N² exponentials, all held: N × (N + m) numbers.
+/// Cost: N² / 2 inner products of encoder features, N² / 2 exponentials.
+/// Memory: N² + 2 · max(m, 32) · (N + D) numbers and 40 bytes a token, m text tokens.
 using MMTok = Pipeline<filter::MultimodalCoverage, correlate::None, compress::Drop>;
 
 /// The sharper text softmax for Qwen2.5-VL.

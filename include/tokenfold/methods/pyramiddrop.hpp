@@ -35,6 +35,7 @@ namespace tokenfold {
 /// (`PositionRule::packed`). Counts are ⌊ratio · N⌋ of the *original* N:
 /// `Budget::keep(pyramiddrop_counts(576)[step])`.
 /// Cost: one attention row a step; the keys serve the next layer if it starts from the kept rows.
+/// Memory: (H + 1) · (P + d + 32) numbers.
 using PyramidDrop = Pipeline<filter::QuestionAttention, correlate::None, compress::Drop>;
 
 /// The paper's schedule for 32 layers: shares of the original visual tokens that are left after

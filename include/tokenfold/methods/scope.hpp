@@ -25,7 +25,8 @@ namespace tokenfold {
 /// layer but one. One sequence is one crop: for several, the release gives each ⌊T / crops⌋ tokens.
 /// Needs: features x, and the [CLS] row of attention (or queries and keys), or relevance instead.
 /// Returns: a selection in order, [CLS] untouched.
-/// Cost: one attention row, N² / 2 inner products, held: N × N numbers.
+/// Cost: one attention row, N² / 2 inner products.
+/// Memory: N² + 64 · D numbers and 40 bytes a token.
 using SCOPE = Pipeline<filter::SaliencyCoverage, correlate::None, compress::Drop>;
 
 /// a_i^α + coverage.

@@ -38,6 +38,8 @@ namespace tokenfold {
 /// Returns: preserved tokens unchanged and ⌊n_r/10⌋ + 1 appended tokens, unless nothing was
 /// discarded. Positions are packed (`PositionRule::packed`).
 /// Cost: one attention row a rater; n_r² · D / 2 multiply-adds.
+/// Memory: (H + R) · (P + d) + 64 · d numbers for up to 48 raters R, or n_r² numbers and 28 bytes a
+/// discarded token, whichever is more.
 using SparseVLM = Pipeline<filter::TextRaters, correlate::DensityPeaks, compress::ClusterTokens>;
 
 /// Without recycling: a selection.
@@ -59,6 +61,7 @@ using SparseVLMWithoutRecycling = Pipeline<filter::TextRaters, correlate::None, 
 /// keys; raters; from the second pruning on the rows' positions (`Positions`).
 /// Returns: a selection in order; original positions are kept (`PositionRule::original`).
 /// Cost: one attention row a rater.
+/// Memory: (H + R) · N doubles, 2 R · (P + d) numbers for R raters, up to 48, and 40 bytes a token.
 using SparseVLMv2 = Pipeline<filter::UnbiasedRaters, correlate::None, compress::Drop>;
 
 /// Without the floor on w.

@@ -32,7 +32,8 @@ namespace tokenfold {
 /// Needs: features x (the hidden states at that place), and relevance, or the [CLS] row of
 /// attention (or queries and keys).
 /// Returns: a selection in order.
-/// Cost: N² / 2 inner products, held: N × N numbers; N² sums, and less than N² per pick.
+/// Cost: N² / 2 inner products; N² sums, and less than N² per pick.
+/// Memory: N² + 64 · D numbers and 40 bytes a token.
 using TOPS = Pipeline<filter::PreservationSet, correlate::None, compress::Drop>;
 
 /// As the text says: min-max normalisation.

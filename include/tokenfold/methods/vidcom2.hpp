@@ -33,6 +33,7 @@ namespace tokenfold {
 /// Needs: features.
 /// Returns: a selection, ascending. Kept tokens keep their (t, h, w).
 /// Cost: about 7 · N · D multiply-adds in three passes over the features.
+/// Memory: of T frames (T + 1) · D doubles, (T + 3) · D numbers and 36 bytes a token.
 using VidCom2 = Pipeline<filter::VideoUniqueness, correlate::None, compress::Drop>;
 
 /// As the authors' release, for `Budget::adaptive()`: the frames' numbers decide the total.

@@ -24,46 +24,50 @@ class AnyAttention {
 
   bool empty() const { return source_ == nullptr; }
 
-  AttentionKind kind() const { return ask().kind(); }
-  Range queries() const { return ask().queries(); }
-  Range keys() const { return ask().keys(); }
+  AttentionKind kind() const { return ask().kind(part_); }
+  Range queries() const { return ask().queries(part_); }
+  Range keys() const { return ask().keys(part_); }
   void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
                 Workspace& workspace) const {
-    ask().received(queries, weights, keys, out, workspace);
+    ask().received(part_, queries, weights, keys, out, workspace);
   }
   void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
              Workspace& workspace) const {
-    ask().given(queries, keys, weights, out, workspace);
+    ask().given(part_, queries, keys, weights, out, workspace);
   }
   void rows(Span<const Token> rows, Range keys, MatrixView<Answer> out,
             Workspace& workspace) const {
-    ask().rows(rows, keys, out, workspace);
+    ask().rows(part_, rows, keys, out, workspace);
   }
 
   /// What only some sources can do; the others throw.
-  Index heads() const { return ask().heads(); }
-  AnyAttention head(Index h) const { return ask().head(h); }
-  AnyAttention as_single_head() const { return ask().as_single_head(); }
+  Index heads() const { return ask().heads(part_); }
+  AnyAttention head(Index h) const { return part({.head = h}); }
+  AnyAttention as_single_head() const { return part({.single = true}); }
   /// The keys of the source, if it has some of type T; else none.
   HeadsView<const T> key_heads() const {
     return empty() ? HeadsView<const T>() : ask().key_heads();
   }
 
  private:
+  /// Which view of the source answers: all of it, one head, or all heads as one.
+  struct Part {
+    Index head = -1;
+    bool single = false;
+  };
+
   struct Base {
     virtual ~Base() = default;
-    virtual AttentionKind kind() const = 0;
-    virtual Range queries() const = 0;
-    virtual Range keys() const = 0;
-    virtual void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
-                          Workspace& workspace) const = 0;
-    virtual void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
-                       Workspace& workspace) const = 0;
-    virtual void rows(Span<const Token> rows, Range keys, MatrixView<Answer> out,
+    virtual AttentionKind kind(Part part) const = 0;
+    virtual Range queries(Part part) const = 0;
+    virtual Range keys(Part part) const = 0;
+    virtual void received(Part part, Range queries, Span<const Answer> weights, Range keys,
+                          Span<Answer> out, Workspace& workspace) const = 0;
+    virtual void given(Part part, Range queries, Range keys, Span<const Answer> weights,
+                       Span<Answer> out, Workspace& workspace) const = 0;
+    virtual void rows(Part part, Span<const Token> rows, Range keys, MatrixView<Answer> out,
                       Workspace& workspace) const = 0;
-    virtual Index heads() const = 0;
-    virtual AnyAttention head(Index h) const = 0;
-    virtual AnyAttention as_single_head() const = 0;
+    virtual Index heads(Part part) const = 0;
     virtual HeadsView<const T> key_heads() const = 0;
   };
 
@@ -71,44 +75,29 @@ class AnyAttention {
   struct Source final : Base {
     explicit Source(const A& given) : source(given) {}
 
-    AttentionKind kind() const override { return source.kind(); }
-    Range queries() const override { return source.queries(); }
-    Range keys() const override { return source.keys(); }
-    void received(Range queries, Span<const Answer> weights, Range keys, Span<Answer> out,
-                  Workspace& workspace) const override {
-      source.received(queries, weights, keys, out, workspace);
+    AttentionKind kind(Part part) const override {
+      return with(part, [](const auto& s) { return s.kind(); });
     }
-    void given(Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
+    Range queries(Part part) const override {
+      return with(part, [](const auto& s) { return s.queries(); });
+    }
+    Range keys(Part part) const override {
+      return with(part, [](const auto& s) { return s.keys(); });
+    }
+    void received(Part part, Range queries, Span<const Answer> weights, Range keys,
+                  Span<Answer> out, Workspace& workspace) const override {
+      with(part, [&](const auto& s) { s.received(queries, weights, keys, out, workspace); });
+    }
+    void given(Part part, Range queries, Range keys, Span<const Answer> weights, Span<Answer> out,
                Workspace& workspace) const override {
-      source.given(queries, keys, weights, out, workspace);
+      with(part, [&](const auto& s) { s.given(queries, keys, weights, out, workspace); });
     }
-    void rows(Span<const Token> rows, Range keys, MatrixView<Answer> out,
+    void rows(Part part, Span<const Token> rows, Range keys, MatrixView<Answer> out,
               Workspace& workspace) const override {
-      source.rows(rows, keys, out, workspace);
+      with(part, [&](const auto& s) { s.rows(rows, keys, out, workspace); });
     }
-    Index heads() const override {
-      if constexpr (requires { source.heads(); }) {
-        return source.heads();
-      } else {
-        fail("attention: this source does not say how many heads it has");
-      }
-    }
-    AnyAttention head([[maybe_unused]] Index h) const override {
-      if constexpr (requires { source.head(h); }) {
-        return source.head(h);
-      } else {
-        fail("attention: this source cannot be split into heads");
-      }
-    }
-    AnyAttention as_single_head() const override {
-      if constexpr (requires { source.as_single_head(); }) {
-        return source.as_single_head();
-      } else {
-        require(heads() == 1,
-                "attention as one head of the full width needs queries and keys, got ", heads(),
-                " heads of attention; the option heads=mean averages them");
-        return AnyAttention(source);
-      }
+    Index heads(Part part) const override {
+      return with(part, [](const auto& s) { return heads_of(s); });
     }
     HeadsView<const T> key_heads() const override {
       if constexpr (requires {
@@ -120,6 +109,36 @@ class AnyAttention {
       }
     }
 
+    template <class S>
+    static Index heads_of(const S& s) {
+      if constexpr (requires { s.heads(); }) {
+        return s.heads();
+      } else {
+        fail("attention: this source does not say how many heads it has");
+      }
+    }
+    /// use(that part of the source).
+    template <class Use>
+    auto with(Part part, const Use& use) const {
+      if (part.single) {
+        if constexpr (requires { source.as_single_head(); }) {
+          return use(source.as_single_head());
+        } else {
+          require(heads_of(source) == 1,
+                  "attention as one head of the full width needs queries and keys, got ",
+                  heads_of(source), " heads of attention; the option heads=mean averages them");
+        }
+      }
+      if (part.head >= 0) {
+        if constexpr (requires { source.head(part.head); }) {
+          return use(source.head(part.head));
+        } else {
+          fail("attention: this source cannot be split into heads");
+        }
+      }
+      return use(source);
+    }
+
     const A source;
   };
 
@@ -127,8 +146,15 @@ class AnyAttention {
     require(source_ != nullptr, "attention: this method reads attention, but none was given");
     return *source_;
   }
+  AnyAttention part(Part part) const {
+    ask().kind(part);  // throws if there is no such part
+    AnyAttention result = *this;
+    result.part_ = part;
+    return result;
+  }
 
   std::shared_ptr<const Base> source_;
+  Part part_;
 };
 
 }  // namespace tokenfold
