@@ -54,8 +54,8 @@ const std::map<std::string, Formula>& formulas() {
        [](const Sizes& s) {
          const double width = s.H * s.d;
          const double links = 32 * s.K;
-         return (s.K * (s.N + width) + std::min(s.K, 96.0) * std::min(width, 1024.0)) * s.number +
-                32 * links + 24 * s.N;
+         return (s.K * (s.N + width) + std::min(s.K, 96.0) * width) * s.number + 32 * links +
+                24 * s.N;
        }},
       {"visionzip",
        [](const Sizes& s) {

@@ -48,36 +48,45 @@ inline Index even_block(Index rows) {
   return std::max<Index>(tiles, 1) * left_tile;
 }
 
-/// The left rows in the order in which tiles read them: `left_tile` packets of channels, one of
-/// each row of a tile, then the next channels; zeros behind the last channel.
+/// The left rows in the order in which tiles read them: `channel_block` after `channel_block`, in
+/// each tile after tile, in each a packet of channels of every row, then the next channels; zeros
+/// behind the last channel.
 template <class Acc>
 class PackedRows {
  public:
-  /// Room for as many rows as go together; memory from `workspace`.
+  /// Room for as many of `rows` rows as go together; memory from `workspace`.
   PackedRows(Index rows, Index channels, Workspace& workspace)
-      : steps_((std::min(channels, channel_block) + packet_size<Acc> - 1) / packet_size<Acc>),
-        values_(workspace.take<Acc>(std::min(rows, even_block(rows)) * steps_ * packet_size<Acc>)) {
-  }
+      : values_(workspace.take<Acc>(std::min(rows, even_block(rows)) * padded(channels))) {}
 
   void pack(MatrixView<const Acc> rows) {
     constexpr Index size = packet_size<Acc>;
-    steps_ = (rows.cols() + size - 1) / size;
-    for_each_left_tile(rows.rows(), [&](Index first, auto together) {
-      for (Index i = 0; i < together; ++i) {
-        Acc* to = values_.data() + (first * steps_ + i) * size;
-        for (Index c = 0; c < rows.cols(); c += size, to += together * size) {
-          const Index count = std::min(size, rows.cols() - c);
-          std::copy_n(rows.row(first + i) + c, count, to);
-          std::fill(to + count, to + size, Acc(0));
+    rows_ = rows.rows();
+    for (Index block = 0; block < rows.cols(); block += channel_block) {
+      const Range channels{block, std::min(block + channel_block, rows.cols())};
+      for_each_left_tile(rows.rows(), [&](Index first, auto together) {
+        for (Index i = 0; i < together; ++i) {
+          Acc* to = values_.data() + rows_ * block + first * padded(channels.size()) + i * size;
+          for (Index c = channels.begin; c < channels.end; c += size, to += together * size) {
+            const Index count = std::min(size, channels.end - c);
+            std::copy_n(rows.row(first + i) + c, count, to);
+            std::fill(to + count, to + size, Acc(0));
+          }
         }
-      }
-    });
+      });
+    }
   }
-  /// The tile that begins with row `first`.
-  const Acc* tile(Index first) const { return values_.data() + first * steps_ * packet_size<Acc>; }
+  /// The channels `channels`, a block, of the tile that begins with row `first`.
+  const Acc* tile(Range channels, Index first) const {
+    return values_.data() + rows_ * channels.begin + first * padded(channels.size());
+  }
 
  private:
-  Index steps_;
+  static Index padded(Index channels) {
+    constexpr Index size = packet_size<Acc>;
+    return (channels + size - 1) / size * size;
+  }
+
+  Index rows_ = 0;
   Span<Acc> values_;
 };
 
@@ -105,9 +114,11 @@ EIGEN_DONT_INLINE void add_tile(const Acc* left, const T* right, Index right_str
   });
 }
 
-/// out += left · rightᵀ for all left rows, which are packed, and `Right` right rows.
+/// out += left · rightᵀ over a block of channels for all left rows, which are packed, and `Right`
+/// right rows, of which `right` are these channels.
 template <Index Right, class Acc, class T>
-void add_tiles(const PackedRows<Acc>& left, MatrixView<const T> right, MatrixView<Acc> out) {
+void add_tiles(const PackedRows<Acc>& left, Range channels, MatrixView<const T> right,
+               MatrixView<Acc> out) {
   constexpr Index size = packet_size<Acc>;
   const Index whole = right.cols() / size;
   const Index rest = right.cols() - whole * size;
@@ -116,7 +127,7 @@ void add_tiles(const PackedRows<Acc>& left, MatrixView<const T> right, MatrixVie
     std::copy_n(right.row(j) + whole * size, rest, last + j * size);
   }
   for_each_left_tile(out.rows(), [&](Index i, auto rows) {
-    const Acc* tile = left.tile(i);
+    const Acc* tile = left.tile(channels, i);
     add_tile<rows, Right>(tile, right.data(), right.row_stride(), whole, out.row(i),
                           out.row_stride());
     if (rest > 0) {
@@ -126,7 +137,7 @@ void add_tiles(const PackedRows<Acc>& left, MatrixView<const T> right, MatrixVie
   });
 }
 template <Index Right, class Acc, class T>
-void add_widened_tiles(const PackedRows<Acc>& left, MatrixView<const T> right,
+void add_widened_tiles(const PackedRows<Acc>& left, Range channels, MatrixView<const T> right,
                        MatrixView<Acc> out) {
   if constexpr (!std::same_as<T, Acc>) {
     if (out.rows() > left_tile) {  // once for all tiles
@@ -134,10 +145,11 @@ void add_widened_tiles(const PackedRows<Acc>& left, MatrixView<const T> right,
       for (Index j = 0; j < Right; ++j) {
         widen<T>(right.row(j), wide + j * right.cols(), right.cols());
       }
-      return add_tiles<Right>(left, MatrixView<const Acc>(wide, Right, right.cols()), out);
+      return add_tiles<Right>(left, channels, MatrixView<const Acc>(wide, Right, right.cols()),
+                              out);
     }
   }
-  add_tiles<Right>(left, right, out);
+  add_tiles<Right>(left, channels, right, out);
 }
 
 /// out += left · rightᵀ, out(i, j) = Σ_c left(i, c) · right(j, c).
@@ -149,26 +161,27 @@ void add_dot_products(MatrixView<const Accumulator<T>> left, MatrixView<const T>
   PackedRows<Acc> packed(left.rows(), left.cols(), workspace);
   const Index blocks = (right.rows() + right_block - 1) / right_block;
   const Index together = even_block(left.rows());
-  for (Index c = 0; c < left.cols(); c += channel_block) {
-    const Range channels{c, std::min(c + channel_block, left.cols())};
-    for (Index i = 0; i < left.rows(); i += together) {
-      const Range rows{i, std::min(i + together, left.rows())};
-      packed.pack(left.middle_rows(rows).middle_cols(channels));
-      workspace.for_each(blocks, [&](Index b) {
-        const Range columns{b * right_block, std::min((b + 1) * right_block, right.rows())};
-        const MatrixView<Acc> sums = out.middle_rows(rows);
+  for (Index i = 0; i < left.rows(); i += together) {
+    const Range rows{i, std::min(i + together, left.rows())};
+    packed.pack(left.middle_rows(rows));
+    const MatrixView<Acc> sums = out.middle_rows(rows);
+    workspace.for_each(blocks, [&](Index b) {
+      const Range columns{b * right_block, std::min((b + 1) * right_block, right.rows())};
+      for (Index c = 0; c < left.cols(); c += channel_block) {
+        const Range channels{c, std::min(c + channel_block, left.cols())};
         const MatrixView<const T> part = right.middle_cols(channels);
         Index j = columns.begin;
         for (; j + right_tile <= columns.end; j += right_tile) {
           const Range tile{j, j + right_tile};
-          add_widened_tiles<right_tile>(packed, part.middle_rows(tile), sums.middle_cols(tile));
+          add_widened_tiles<right_tile>(packed, channels, part.middle_rows(tile),
+                                        sums.middle_cols(tile));
         }
         for (; j < columns.end; ++j) {
           const Range tile{j, j + 1};
-          add_widened_tiles<1>(packed, part.middle_rows(tile), sums.middle_cols(tile));
+          add_widened_tiles<1>(packed, channels, part.middle_rows(tile), sums.middle_cols(tile));
         }
-      });
-    }
+      }
+    });
   }
 }
 

@@ -24,8 +24,7 @@ class Isolation {
   /// `usable`: tokens that count. `everybody`: exact distances of all.
   Isolation(const CosineRows<T>& cosines, Span<const bool> usable, bool everybody,
             Workspace& workspace)
-      : workspace_(workspace),
-        directions_(cosines, slots, workspace),
+      : directions_(cosines, slots, workspace),
         usable_(usable),
         everybody_(everybody),
         highest_(workspace.take_filled<Acc>(cosines.size(), Acc(-1))),
@@ -113,12 +112,8 @@ class Isolation {
   }
 
   void compare(Range at) {
-    const Index parts = std::min(workspace_.concurrency(), at.size());
-    workspace_.for_each(parts, [&](Index p) {
-      const Range some{p * at.size() / parts, (p + 1) * at.size() / parts};
-      directions_.cosines({0, running_}, columns_.subspan(at.begin + some.begin, some.size()),
-                          cosines_.middle_rows({0, running_}).middle_cols(some));
-    });
+    directions_.cosines({0, running_}, columns_.subspan(at.begin, at.size()),
+                        cosines_.middle_rows({0, running_}).middle_cols({0, at.size()}));
     for (Index r = 0; r < running_; ++r) {
       for (Index j = at.begin; j < at.end; ++j) {
         // Whose round is over has met everybody: a second cosine of the same two, with other
@@ -143,7 +138,6 @@ class Isolation {
     }
   }
 
-  const Workspace& workspace_;
   Directions<T> directions_;
   Span<const bool> usable_;
   bool everybody_;

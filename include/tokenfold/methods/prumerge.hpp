@@ -31,7 +31,7 @@ namespace tokenfold {
 /// number of preserved tokens is adaptive (`Budget::adaptive()`, capped by `.filter.max_tokens`) or
 /// exact (`Budget::keep(n)`).
 /// Cost: one attention row, K · N · D multiply-adds for K preserved tokens, and selections.
-/// Memory: K · (N + W) + min(K, 96) · min(W, 1024) numbers, W = H · d the width of the keys, 32 · k
+/// Memory: K · (N + W) + min(K, 96) · W numbers, W = H · d the width of the keys, 32 · k
 /// bytes a preserved token and 24 a token.
 using PruMerge =
     Pipeline<filter::AttentionOutliers, correlate::NearestKeys, compress::AttentionWeightedSum>;
