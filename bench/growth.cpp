@@ -141,6 +141,18 @@ struct Growth {
 };
 using Table = std::map<std::string, std::map<std::string, Growth>>;
 
+/// "ToMe: N^1.7, D^0.9", for the legend.
+std::string with_exponents(std::string name, const std::map<std::string, Growth>& growths) {
+  const char* separator = ": ";
+  for (const auto& [of, growth] : growths) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%s%s^%.1f", separator, of.c_str(), growth.fitted);
+    name += text;
+    separator = ", ";
+  }
+  return name;
+}
+
 /// One line per method: time at each of `sizes`.
 Chart chart(const std::vector<Case>& cases, std::string title, std::string axis,
             const std::vector<Index>& sizes, const std::string& of, Table& table,
@@ -226,6 +238,11 @@ int main(int argc, char** argv) {
                                 {256, 512, 1024, 2048, 4096, 8192}, "D", table, by_channels, same,
                                 &Case::channels));
   figure.charts.push_back(batch_chart(table));
+  for (Chart& c : figure.charts) {
+    for (Series& series : c.series) {
+      series.name = with_exponents(series.name, table[series.name]);
+    }
+  }
   std::ofstream(argv[1]) << llava::to_svg(figure);
 
   bool as_expected = true;

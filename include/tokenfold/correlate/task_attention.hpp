@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "tokenfold/core/add_rows.hpp"
 #include "tokenfold/core/text.hpp"
 #include "tokenfold/correlate/link_rows.hpp"
 
@@ -84,7 +85,13 @@ struct TaskAttention {
           bridge.map().row(i) = from_text.map().col(discarded[i] - range.begin).transpose();
         }
       }
-      strengths.map().noalias() += weight * bridge.map() * from_text.map();
+      // Not Eigen's product, which asks for memory.
+      for (Index i = 0; i < discarded.size(); ++i) {
+        for (Index k = 0; k < rows.size(); ++k) {
+          detail::add_scaled(weight * bridge(i, k), from_text.row(k), from_text.row(k),
+                             Span<T>(strengths.row(i), range.size()));
+        }
+      }
     }
     detail::link_rows(strengths, layout,
                       candidates == Candidates::preserved ? Span<const Token>(partition.preserved)
