@@ -8,12 +8,14 @@
 /// malloc itself.
 namespace allocation {
 
-inline thread_local bool counting = false;
-inline thread_local std::size_t requests = 0;
+// Volatile, because compilers take it for granted that asking for memory changes nothing else, and
+// clang then keeps the number from before.
+inline thread_local volatile bool counting = false;
+inline thread_local volatile std::size_t requests = 0;
 
 inline void note(bool allowed) {
   if (counting && !allowed) {
-    ++requests;
+    requests = requests + 1;
   }
 }
 

@@ -17,16 +17,22 @@ using allocation::Counter;
 using namespace tokenfold;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+/// Memory that is written down here cannot be left out by a compiler that sees no use of it.
+const float* volatile kept = nullptr;
+
 TEST(Counter, sees_new_and_what_eigen_asks_for) {
   std::size_t counts[4];
   {
     const Counter counter;
     counts[0] = counter.count();
-    std::vector<float> values(1000);
+    const std::vector<float> values(1000);
+    kept = values.data();
     counts[1] = counter.count();
-    Matrix matrix = Matrix::Ones(300, 300);
+    const Matrix matrix = Matrix::Ones(300, 300);
+    kept = matrix.data();
     counts[2] = counter.count();
     const Matrix product = matrix * matrix;  // its result and at least one packed side
+    kept = product.data();
     counts[3] = counter.count();
   }
   EXPECT_EQ(counts[0], 0u);
