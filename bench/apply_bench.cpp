@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <tokenfold/core/executor.hpp>
 #include <tokenfold/core/query_key_attention.hpp>
 #include <tokenfold/methods/divprune.hpp>
 #include <tokenfold/methods/evit.hpp>
@@ -22,6 +21,7 @@
 #include <tokenfold/methods/prumerge.hpp>
 #include <tokenfold/methods/tome.hpp>
 #include <tokenfold/methods/visionzip.hpp>
+#include <tokenfold/std_threads.hpp>
 #include <utility>
 #include <vector>
 

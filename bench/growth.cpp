@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <tokenfold/registry.hpp>
+#include <tokenfold/std_threads.hpp>
 #include <tokenfold/tokenfold.hpp>
 #include <vector>
 

@@ -35,7 +35,7 @@ file(MAKE_DIRECTORY "${work}")
 file(GLOB_RECURSE headers "${root}/include/tokenfold/*.hpp")
 set(eigen_headers)
 foreach(header IN LISTS headers)
-  if(NOT header MATCHES "registry|eigen_thread_pool|eigen_sparse")  # not part of tokenfold.hpp
+  if(NOT header MATCHES "registry|eigen_thread_pool|eigen_sparse|std_threads")  # not part of tokenfold.hpp
     file(STRINGS "${header}" lines REGEX "^#include <(unsupported/)?Eigen/")
     list(APPEND eigen_headers ${lines})
   endif()

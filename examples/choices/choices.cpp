@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tokenfold/registry.hpp"
+#include "tokenfold/std_threads.hpp"
 #include "tokenfold/tokenfold.hpp"
 
 namespace tf = tokenfold;

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "tokenfold/core/executor.hpp"
+#include "tokenfold/std_threads.hpp"
 #include "weights.hpp"
 
 namespace llava {

@@ -15,6 +15,7 @@
 #include "support/outcome.hpp"
 #include "support/random.hpp"
 #include "tokenfold/eigen_thread_pool.hpp"
+#include "tokenfold/std_threads.hpp"
 
 namespace {
 

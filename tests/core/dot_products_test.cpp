@@ -5,7 +5,7 @@
 #include <array>
 #include <random>
 #include <tokenfold/core/dot_products.hpp>
-#include <tokenfold/core/executor.hpp>
+#include <tokenfold/std_threads.hpp>
 #include <vector>
 
 namespace {

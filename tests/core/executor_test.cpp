@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tokenfold/eigen_thread_pool.hpp"
+#include "tokenfold/std_threads.hpp"
 
 namespace {
 

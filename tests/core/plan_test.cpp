@@ -7,9 +7,9 @@
 #include <unsupported/Eigen/CXX11/Tensor>
 
 #include "core/support.hpp"
-#include "tokenfold/core/executor.hpp"
 #include "tokenfold/core/plan_writer.hpp"
 #include "tokenfold/eigen_sparse.hpp"
+#include "tokenfold/std_threads.hpp"
 
 namespace {
 

@@ -9,6 +9,7 @@
 #include <limits>
 #include <string>
 #include <tokenfold/batch.hpp>
+#include <tokenfold/std_threads.hpp>
 #include <tokenfold/tokenfold.hpp>
 #include <vector>
 

@@ -17,6 +17,7 @@
 
 #include "support/all_inputs.hpp"
 #include "support/outcome.hpp"
+#include "tokenfold/std_threads.hpp"
 #include "tokenfold/tokenfold.hpp"
 
 namespace {

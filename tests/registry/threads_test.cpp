@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "support/all_inputs.hpp"
+#include "tokenfold/std_threads.hpp"
 
 namespace {
 

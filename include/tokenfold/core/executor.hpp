@@ -5,10 +5,7 @@
 #include <atomic>
 #include <concepts>
 #include <exception>
-#include <mutex>
-#include <thread>
 #include <utility>
-#include <vector>
 
 #include "tokenfold/core/any_executor.hpp"
 #include "tokenfold/core/types.hpp"
@@ -21,7 +18,7 @@
 /// better. What comes out does not depend on it, bit for bit.
 ///
 ///   tf::Serial{}                                   the default
-///   tf::StdThreads{4}                              threads of its own, started for every call
+///   tf::StdThreads{4}                              tokenfold/std_threads.hpp
 ///   tf::OpenMP{4}                                  where compiled with OpenMP
 ///   tf::EigenThreadPool(pool)                      tokenfold/eigen_thread_pool.hpp
 ///   tf::ParallelFor{4, [&](tf::Index count, auto&& body) {
@@ -43,42 +40,6 @@ struct Serial {
       body(i);
     }
   }
-};
-
-/// The caller's thread and `threads` − 1 new ones, started and joined in every call: some ten
-/// microseconds each. For trials and for engines without a pool; link with the platform's threads.
-struct StdThreads {
-  Index threads = static_cast<Index>(std::thread::hardware_concurrency());
-
-  Index concurrency() const { return threads; }
-
-  template <class Body>
-  void operator()(Index count, const Body& body) const {
-    const Index width = std::clamp<Index>(threads, 1, std::max<Index>(count, 1));
-    const auto every = [&](Index first) {
-      for (Index i = first; i < count; i += width) {
-        body(i);
-      }
-    };
-    Joined joined;
-    joined.threads.reserve(static_cast<std::size_t>(width - 1));
-    for (Index t = 1; t < width; ++t) {
-      joined.threads.emplace_back(every, t);
-    }
-    every(0);
-  }
-
- private:
-  /// Also where the system has no further thread and throws.
-  struct Joined {
-    std::vector<std::thread> threads;
-
-    ~Joined() {
-      for (std::thread& thread : threads) {
-        thread.join();
-      }
-    }
-  };
 };
 
 #if defined(_OPENMP)
@@ -158,14 +119,17 @@ class SharedItems {
 #if defined(__cpp_exceptions)
   void fail(Index item, std::exception_ptr failure) {
     next_.store(count_, std::memory_order_relaxed);
-    const std::lock_guard<std::mutex> lock(mutex_);
+    while (busy_.test_and_set(std::memory_order_acquire)) {
+    }
     if (!failure_ || item < failed_item_) {
       failed_item_ = item;
       failure_ = std::move(failure);
     }
+    busy_.clear(std::memory_order_release);
   }
 
-  std::mutex mutex_;
+  /// Held for two assignments; <mutex> would cost everybody who includes this 3 % more to compile.
+  std::atomic_flag busy_;
   Index failed_item_ = 0;
   std::exception_ptr failure_;
 #endif

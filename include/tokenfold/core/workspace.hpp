@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -51,6 +49,8 @@ class Workspace {
   void run_on(const E& executor) {
     executor_ = AnyExecutor(executor);
   }
+  template <Executor E>
+  void run_on(const E&& temporary) = delete;
   /// body(i) for every i in [0, count), on that executor; a body takes no memory from here and does
   /// not throw.
   template <class Body>
@@ -93,14 +93,14 @@ class Workspace {
     static_assert(std::is_trivially_destructible_v<T>);
     require(count >= 0, "workspace: negative count ", count);
     const std::size_t bytes = round_up(static_cast<std::size_t>(count) * sizeof(T));
-    while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
+    while (block_ < blocks_.size() && used_ + bytes > size_of(blocks_[block_])) {
       ++block_;
       used_ = 0;
     }
     if (block_ == blocks_.size()) {
       add_block(std::max(bytes, smallest_block));
     }
-    T* data = reinterpret_cast<T*>(blocks_[block_].bytes.get() + used_);
+    T* data = reinterpret_cast<T*>(blocks_[block_].data()->bytes + used_);
     used_ += bytes;
     in_use_ += bytes;
     peak_ = std::max(peak_, in_use_);
@@ -119,7 +119,7 @@ class Workspace {
   std::size_t capacity() const {
     std::size_t total = 0;
     for (const Block& block : blocks_) {
-      total += block.size;
+      total += size_of(block);
     }
     return total;
   }
@@ -130,23 +130,16 @@ class Workspace {
   static constexpr std::size_t alignment = 64;
   static constexpr std::size_t smallest_block = std::size_t{1} << 16;
 
-  struct Release {
-    void operator()(std::byte* bytes) const {
-      ::operator delete[](bytes, std::align_val_t{alignment});
-    }
+  struct alignas(alignment) Chunk {
+    std::byte bytes[alignment];
   };
-  struct Block {
-    std::unique_ptr<std::byte[], Release> bytes;
-    std::size_t size = 0;
-  };
+  using Block = std::vector<Chunk>;
 
+  static std::size_t size_of(const Block& block) { return block.size() * alignment; }
   static std::size_t round_up(std::size_t bytes) {
     return (bytes + alignment - 1) / alignment * alignment;
   }
-  void add_block(std::size_t bytes) {
-    auto* raw = static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{alignment}));
-    blocks_.push_back({std::unique_ptr<std::byte[], Release>(raw), bytes});
-  }
+  void add_block(std::size_t bytes) { blocks_.emplace_back(bytes / alignment); }
   /// A call that overflowed into further blocks leaves one block that would have been large enough.
   void join_blocks() {
     if (blocks_.size() > 1) {
