@@ -46,8 +46,8 @@ struct Gemm {
   Index depth = 0;
 };
 
-/// What a method must do at least: read `bytes` once, or multiply; the slower of the two is the
-/// bound.
+/// What a method must do at least: go through `bytes` of memory once, or multiply; the slower of the
+/// two is the bound.
 class Bound {
  public:
   Bound(std::size_t bytes, std::vector<Gemm> products)
@@ -56,6 +56,11 @@ class Bound {
       products_.push_back({Matrix::Random(g.rows, g.depth), Matrix::Random(g.cols, g.depth),
                            Matrix::Zero(g.rows, g.cols)});
     }
+  }
+
+  /// Bytes that must be gone through as well, written ones as if they were read.
+  void add_bytes(std::size_t bytes) {
+    buffer_ = Eigen::ArrayXf::Random(buffer_.size() + static_cast<Index>(bytes / sizeof(float)));
   }
 
   /// One measurement of both, in milliseconds.

@@ -17,7 +17,8 @@ std::size_t bytes(const M&... matrices) {
           (static_cast<std::size_t>(matrices.size()) * sizeof(typename M::Scalar)));
 }
 
-/// Plans and applies `method` over and over. Beside the times: `kept`, the visual rows that come
+/// Plans and applies `method` over and over; `bound` is what must be read and multiplied, to which
+/// the output is added, which must be written. Beside the times: `kept`, the visual rows that come
 /// out, and `scratch_kB`, the most workspace memory in use.
 template <class Method, class S, class Tokens>
 void step(benchmark::State& state, const Method& method, const S& sequence,
@@ -26,6 +27,7 @@ void step(benchmark::State& state, const Method& method, const S& sequence,
   tokenfold::ReductionPlan plan;
   method.plan(sequence, budget, workspace, plan);
   Tokens out(plan.output_tokens(), tokens.cols());
+  bound.add_bytes(bytes(out));
   run(state, std::move(bound), [&] {
     method.plan(sequence, budget, workspace, plan);
     plan.apply(tokens, out);

@@ -45,9 +45,11 @@ using Formula = double (*)(const Sizes&);
 const std::map<std::string, Formula>& formulas() {
   static const std::map<std::string, Formula> all = {
       {"ficoco_v", [](const Sizes& s) { return (s.S + s.H) * s.P * s.number + s.block(); }},
-      {"tome", [](const Sizes& s) { return s.N * (1.5 * s.d + 18) * s.number; }},
-      {"tome_every_kth", [](const Sizes& s) { return ((s.N + s.K) * s.d + 16 * s.N) * s.number; }},
-      {"tome_random", [](const Sizes& s) { return ((s.N + s.K) * s.d + 16 * s.N) * s.number; }},
+      {"tome", [](const Sizes& s) { return ((1.5 * s.N + 64) * s.d + 18 * s.N) * s.number; }},
+      {"tome_every_kth",
+       [](const Sizes& s) { return ((s.N + s.K + 64) * s.d + 16 * s.N) * s.number; }},
+      {"tome_random",
+       [](const Sizes& s) { return ((s.N + s.K + 64) * s.d + 16 * s.N) * s.number; }},
       {"evit", [](const Sizes& s) { return s.row(); }},
       {"ivtp", [](const Sizes& s) { return s.H * s.P * s.number + s.block(); }},
       {"prumerge",
@@ -60,7 +62,7 @@ const std::map<std::string, Formula>& formulas() {
       {"visionzip",
        [](const Sizes& s) {
          const double contextual = s.K * 10 / 64;
-         return ((s.N + contextual + 32) * s.d + 16 * s.N) * s.number;
+         return ((s.N + contextual + 64) * s.d + 16 * s.N) * s.number;
        }},
       {"divprune", [](const Sizes& s) { return std::max(s.K, 16.0) * s.D * s.number + 72 * s.N; }},
       {"cdpruner", [](const Sizes& s) { return s.K * (s.D + s.N + s.K) * s.number + 90 * s.N; }},

@@ -20,6 +20,7 @@
 #include "tokenfold/methods/ficoco_v.hpp"
 #include "tokenfold/methods/frame_wise.hpp"
 #include "tokenfold/methods/prumerge.hpp"
+#include "tokenfold/methods/tome.hpp"
 #include "tokenfold/methods/visionzip.hpp"
 
 namespace {
@@ -304,6 +305,7 @@ struct LastIsTarget {
     if (keep > 1) {
       partition.targets = {partition.preserved.back()};
       partition.scores.assign(static_cast<std::size_t>(rows.size()), 1.0);
+      partition.nearest.assign(partition.discarded.size(), partition.preserved.back());
     }
   }
 };
@@ -322,11 +324,14 @@ TEST(PerFrame, targets_are_joined_and_frames_without_offer_all_they_preserve) {
   EXPECT_EQ(support::indices(partition.preserved), (Rows{0, 1, 2, 4, 5}));
   EXPECT_EQ(support::indices(partition.targets), (Rows{2, 5}));
   EXPECT_EQ(partition.scores, std::vector<double>(7, 1.0));
+  EXPECT_EQ(support::indices(partition.discarded), (Rows{3, 6}));
+  EXPECT_EQ(support::indices(partition.nearest), (Rows{2, 5}));
   partition.clear();
   PerFrame<LastIsTarget>{}(Sequence(layout), Budget::keep(3), partition, workspace);
   EXPECT_EQ(support::indices(partition.preserved), (Rows{0, 1, 4}));
   EXPECT_EQ(support::indices(partition.targets), (Rows{1, 4}));
   EXPECT_TRUE(partition.scores.empty()) << "only one frame has scores";
+  EXPECT_TRUE(partition.nearest.empty()) << "only one frame has found targets";
   partition.clear();
   PerFrame<LastIsTarget>{}(Sequence(layout), Budget::keep(2), partition, workspace);
   EXPECT_TRUE(partition.targets.empty());
@@ -389,6 +394,26 @@ TEST(PerFrame, options_are_the_filters) {
   EXPECT_TRUE(set);
   EXPECT_GT(names, 3);
   EXPECT_EQ(method.filter.filter.fence, 2.5);
+}
+
+TEST(FrameWise, tome_merges_within_the_frame_that_it_matched) {
+  // In each frame the first and third token are A. The B most like tokens 0 and 4 of all lie in the
+  // other frame: 5 and 3.
+  Tensor<double> keys(8, 2);
+  const std::vector<double> degrees = {0, 20, 90, 180, 200, 5, 300, 230};
+  for (std::size_t i = 0; i < degrees.size(); ++i) {
+    const double angle = degrees[i] * std::acos(-1.0) / 180;
+    keys.row(static_cast<Index>(i)) << std::cos(angle), std::sin(angle);
+  }
+  const TokenLayout layout = TokenLayout::video(2, {2, 2});
+  const Sequence sequence(layout, tokenfold::Keys(tokenfold::split_heads(keys, 1)));
+  const auto plan = tokenfold::frame_wise(tokenfold::tome_raster()).plan(sequence, Budget::keep(6));
+  EXPECT_EQ(support::indices(plan.kept()), (Rows{1, 2, 3, 5, 6, 7}));
+  const auto weights = support::dense_weights(plan);
+  EXPECT_EQ(weights(0, 0), 0.5);
+  EXPECT_EQ(weights(0, 1), 0.5);
+  EXPECT_EQ(weights(5, 4), 0.5);
+  EXPECT_EQ(weights(5, 7), 0.5);
 }
 
 TEST(FrameWise, pooling_keeps_the_windows_of_frames_apart) {

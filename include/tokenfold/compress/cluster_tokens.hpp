@@ -26,8 +26,7 @@ struct ClusterTokens {
                   PlanWriter& writer, Workspace& workspace) const {
     require(epsilon >= 0, "cluster tokens: epsilon must not be negative, got ", epsilon);
     for (const Token token : partition.preserved) {
-      writer.begin_row(token);
-      writer.add(token, 1);
+      writer.copy_row(token);
     }
     Workspace::Frame frame(workspace);
     const Index most = correlation.link_count();

@@ -11,8 +11,7 @@ struct Drop {
   void operator()(const S&, const Partition& partition, const Correlation&, PlanWriter& writer,
                   Workspace&) const {
     for (const Token token : partition.preserved) {
-      writer.begin_row(token);
-      writer.add(token, 1);
+      writer.copy_row(token);
     }
   }
 };

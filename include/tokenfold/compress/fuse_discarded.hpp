@@ -29,8 +29,7 @@ struct FuseDiscarded {
                   PlanWriter& writer, Workspace&) const {
     detail::check_scores(sequence.layout, partition);
     for (const Token token : partition.preserved) {
-      writer.begin_row(token);
-      writer.add(token, 1);
+      writer.copy_row(token);
     }
     if (fuse) {
       detail::write_fused_token(sequence.layout, partition, rule, writer);

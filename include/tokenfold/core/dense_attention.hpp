@@ -52,20 +52,18 @@ class DenseAttention {
     auto sum = detail::as_vector(out);
     const Span<Answer> partial = workspace.take<Answer>(keys.size());
     sum.setZero();
-    // Head by head, because a sum of H · P float terms loses digits that a redundancy score, a
-    // difference, needs. One row at a time in the order of memory: four rows a pass, or Eigen's
-    // matrix-vector product, which does that, took half as long again.
-    for (Index h = 0; h < heads_.heads(); ++h) {
+    // Two heads at a time and no more, because a sum of H · P float terms loses digits that a
+    // redundancy score, a difference, needs.
+    for_each_pair_of_heads([&](Index h, auto heads) {
       detail::as_vector(partial).setZero();
       for (Index q = queries.begin; q < queries.end; ++q) {
         const Answer weight = weights[q - queries.begin];
         if (weight != Answer(0)) {
-          const Index later = std::min(q + 8, queries.end - 1);
-          detail::add_scaled(weight, row_data(h, q, keys), row_data(h, later, keys), partial);
+          add_heads(heads, weight, row_data(h, q, keys), partial);
         }
       }
       sum += detail::as_vector(partial);
-    }
+    });
     sum *= head_share();
   }
 
@@ -98,13 +96,12 @@ class DenseAttention {
     detail::check_attention_sizes(out.cols(), keys.size(), out.rows(), rows.size());
     auto sums = out.map();
     sums.setZero();
-    for (Index h = 0; h < heads_.heads(); ++h) {
+    for_each_pair_of_heads([&](Index h, auto heads) {
       for (Index i = 0; i < rows.size(); ++i) {
-        const Token later = rows[std::min(i + 2, rows.size() - 1)];
-        detail::add_scaled(Answer(1), row_data(h, rows[i], keys), row_data(h, later, keys),
-                           Span<Answer>(out.row(i), keys.size()));
+        add_heads(heads, Answer(1), row_data(h, rows[i], keys),
+                  Span<Answer>(out.row(i), keys.size()));
       }
-    }
+    });
     sums *= head_share();
   }
 
@@ -112,6 +109,24 @@ class DenseAttention {
   void check(Range queries, Range keys) const {
     detail::check_attention_range("query", queries, this->queries());
     detail::check_attention_range("key", keys, this->keys());
+  }
+  /// Calls `use(first head, constant of the heads)` for two heads at a time, then a last one. Two
+  /// streams of memory are faster than one: 0.85 → 0.54 ms for the column means of [16, 577, 577].
+  template <class Use>
+  void for_each_pair_of_heads(Use&& use) const {
+    Index h = 0;
+    for (; h + 2 <= heads_.heads(); h += 2) {
+      use(h, std::integral_constant<Index, 2>());
+    }
+    if (h < heads_.heads()) {
+      use(h, std::integral_constant<Index, 1>());
+    }
+  }
+  /// sum += factor · the row of `count` heads, that of the first being `row`.
+  template <Index count>
+  void add_heads(std::integral_constant<Index, count>, Answer factor, const Element* row,
+                 Span<Answer> sum) const {
+    detail::add_scaled<count>(factor, row, heads_.head_stride(), sum);
   }
   Answer head_share() const { return Answer(1) / static_cast<Answer>(heads_.heads()); }
 

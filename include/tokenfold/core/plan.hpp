@@ -256,6 +256,9 @@ inline void ReductionPlan::end_row() {
   const Span<Token> columns(columns_);
   const Span<float> weights(weights_);
   const Range row = entries(output_tokens() - 1);
+  if (row.size() <= 1) {
+    return;
+  }
   // Rows are short and nearly sorted, so an insertion sort costs about one comparison an entry.
   for (Index e = row.begin + 1; e < row.end; ++e) {
     for (Index i = e; i > row.begin && columns[i - 1] > columns[i]; --i) {
@@ -273,11 +276,9 @@ inline void ReductionPlan::end_row() {
       weights[last] = weights[e];
     }
   }
-  if (!row.empty()) {
-    columns_.resize(static_cast<std::size_t>(last + 1));
-    weights_.resize(static_cast<std::size_t>(last + 1));
-    offsets_.back() = static_cast<Token>(last + 1);
-  }
+  columns_.resize(static_cast<std::size_t>(last + 1));
+  weights_.resize(static_cast<std::size_t>(last + 1));
+  offsets_.back() = static_cast<Token>(last + 1);
 }
 
 inline void ReductionPlan::finish(Workspace& workspace) {

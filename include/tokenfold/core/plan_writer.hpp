@@ -37,6 +37,11 @@ class PlanWriter {
     plan_.begin_row(no_token);
     in_row_ = true;
   }
+  /// Writes the row that is the preserved token in row `kept` as it is.
+  void copy_row(Token kept) {
+    begin_row(kept);
+    plan_.add(kept, 1);
+  }
   /// Adds weight · (the token in row `input`) to the current row, in any order.
   void add(Token input, double weight) {
     require(in_row_, "compress: begin a row before adding to it");

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "tokenfold/core/products.hpp"
@@ -38,6 +40,9 @@ void mean_over_heads(HeadsView<const T> x, MatrixView<Accumulator<T>> mean) {
   }
 }
 
+/// Asks `CosineRows` for no norms yet.
+struct NormsLater {};
+
 /// cos(x_i, x_j) = x_i·x_j / (‖x_i‖ ‖x_j‖) between the rows of one matrix. A zero row has
 /// similarity 0 to everything, itself included; so has a row too long or too short for the scalar
 /// type, and one that is not finite, which `valid` tells apart. A pair has the same bits in either
@@ -48,17 +53,23 @@ class CosineRows {
  public:
   using Acc = Accumulator<T>;
 
-  CosineRows(MatrixView<const T> x, Workspace& workspace)
+  CosineRows(MatrixView<const T> x, Workspace& workspace) : CosineRows(x, NormsLater(), workspace) {
+    const Index blocks = (x.rows() + right_block - 1) / right_block;
+    workspace.for_each(blocks, [&](Index b) {
+      set_norms({b * right_block, std::min((b + 1) * right_block, x.rows())});
+    });
+  }
+  /// Without norms: `set_norms` comes before anything is asked of a row.
+  CosineRows(MatrixView<const T> x, NormsLater, Workspace& workspace)
       : x_(x),
         unit_(workspace.take<Acc>(x.rows())),
         rest_(workspace.take<Acc>(x.rows())),
-        valid_(workspace.take<bool>(x.rows())) {
-    const Index blocks = (x.rows() + right_block - 1) / right_block;
-    workspace.for_each(blocks, [&](Index b) {
-      for (Index i = b * right_block; i < std::min((b + 1) * right_block, x.rows()); ++i) {
-        set_norm(i, squared_norm<T>(Span<const T>(x.row(i), x.cols())));
-      }
-    });
+        valid_(workspace.take<bool>(x.rows())) {}
+
+  void set_norms(Range rows) {
+    for (Index i = rows.begin; i < rows.end; ++i) {
+      set_norm(i, squared_norm<T>(Span<const T>(x_.row(i), x_.cols())));
+    }
   }
 
   /// N.
@@ -87,24 +98,30 @@ class CosineRows {
                                x_.cols());
     for (Index r = 0; r < rows.size(); ++r) {
       widen<T>(x_.row(rows[r]), left.row(r), x_.cols());
-      VectorMap<Acc>(left.row(r), x_.cols()) *= unit_[rows[r]];
+      VectorMap<Acc>(left.row(r), x_.cols()) *= unit(rows[r]);
     }
     inner_products(MatrixView<const Acc>(left), HeadsView<const T>(x_.middle_rows(columns)), out,
                    workspace);
-    const Span<const Acc> units = unit_.subspan(columns.begin, columns.size());
-    const Span<const Acc> rests = rest_.subspan(columns.begin, columns.size());
     for (Index r = 0; r < rows.size(); ++r) {
-      Acc* cosines = out.row(r);
-      const Acc rest = rest_[rows[r]];
-      if (!(rest > 0)) {
-        std::fill_n(cosines, columns.size(), Acc(0));
-        continue;
-      }
-      for (Index j = 0; j < columns.size(); ++j) {
-        // Not a product with 0: 0 · NaN is not 0.
-        const Acc cosine = (cosines[j] * units[j]) * (rest * rests[j]);
-        cosines[j] = units[j] > 0 ? cosine : Acc(0);
-      }
+      to_cosines(rows[r], columns, out.row(r));
+    }
+  }
+
+  /// What brings row i near unit length, so that its products do not overflow.
+  Acc unit(Index i) const { return unit_[i]; }
+  /// values[j] = cos(x_i, x_j) for the j of a range, from the products (unit(i) x_i) · x_j.
+  void to_cosines(Index i, Range columns, Acc* values) const {
+    const Acc rest = rest_[i];
+    if (!(rest > 0)) {
+      std::fill_n(values, columns.size(), Acc(0));
+      return;
+    }
+    const Acc* units = unit_.data() + columns.begin;
+    const Acc* rests = rest_.data() + columns.begin;
+    for (Index j = 0; j < columns.size(); ++j) {
+      // Not a product with 0: 0 · NaN is not 0.
+      const Acc cosine = (values[j] * units[j]) * (rest * rests[j]);
+      values[j] = units[j] > 0 ? cosine : Acc(0);
     }
   }
 
@@ -112,20 +129,21 @@ class CosineRows {
   void set_norm(Index i, double square) {
     const double norm = std::sqrt(square);
     const auto inverse = static_cast<Acc>(1 / norm);
-    // A product with a unit vector must not overflow either.
+    // A product with a unit vector must not overflow either, nor the inverse be subnormal.
     const bool usable =
-        square > 0 && norm < std::numeric_limits<Acc>::max() / 2 && std::isfinite(inverse);
+        square > 0 && norm < std::numeric_limits<Acc>::max() / 4 && std::isfinite(inverse);
     unit_[i] = usable ? power_of_two_below(inverse) : Acc(0);
     rest_[i] = usable ? inverse / unit_[i] : Acc(0);
     valid_[i] = std::isfinite(square);
   }
 
   /// Products with powers of two round nothing, and so nothing depends on which of two tokens is
-  /// brought near unit length before their product, so that it cannot overflow.
+  /// brought near unit length before their product, so that it cannot overflow. The bits of
+  /// infinity are those of the exponent: 9 → 5.5 μs for 577 × 64 against std::frexp and std::ldexp.
   static Acc power_of_two_below(Acc value) {
-    int exponent = 0;
-    std::frexp(value, &exponent);
-    return std::ldexp(Acc(1), exponent - 1);
+    using Bits = std::conditional_t<sizeof(Acc) == 4, std::uint32_t, std::uint64_t>;
+    constexpr auto exponent = std::bit_cast<Bits>(std::numeric_limits<Acc>::infinity());
+    return std::bit_cast<Acc>(std::bit_cast<Bits>(value) & exponent);
   }
 
   MatrixView<const T> x_;

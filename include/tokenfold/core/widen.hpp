@@ -146,7 +146,7 @@ void narrow(const Accumulator<T>* from, T* to, Index count) {
 #elif defined(__aarch64__) && defined(__ARM_NEON)
     for (; done + 4 <= count; done += 4) {
       const float16x4_t values = vcvt_f16_f32(vld1q_f32(from + done));
-      std::memcpy(to + done, &values, sizeof values);
+      std::memcpy(static_cast<void*>(to + done), &values, sizeof values);
     }
 #endif
     convert_bits<std::uint32_t, std::uint16_t>(

@@ -88,7 +88,7 @@ struct TaskAttention {
       // Not Eigen's product, which asks for memory.
       for (Index i = 0; i < discarded.size(); ++i) {
         for (Index k = 0; k < rows.size(); ++k) {
-          detail::add_scaled(weight * bridge(i, k), from_text.row(k), from_text.row(k),
+          detail::add_scaled(weight * bridge(i, k), from_text.row(k),
                              Span<T>(strengths.row(i), range.size()));
         }
       }

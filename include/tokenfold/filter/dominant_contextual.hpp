@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
@@ -59,11 +60,13 @@ struct DominantContextual {
     append_scores(sequence, partition.scores, workspace);
 
     Workspace::Frame frame(workspace);
-    const Span<Index> dominant = detail::rank_highest(partition.scores, keep - sampled, workspace)
-                                     .subspan(0, keep - sampled);
-    std::sort(dominant.begin(), dominant.end());
-    const Span<Index> sample = regular_sample(partition.scores, dominant, sampled, workspace);
-    fill(layout, dominant, sample, partition, workspace);
+    const Span<const double> scores(partition.scores);
+    const auto rank = [&](Index v) {
+      return detail::finite_or(scores[v], -std::numeric_limits<double>::infinity());
+    };
+    const Span<bool> dominant = detail::mark_highest(n, keep - sampled, rank, workspace);
+    const Span<Index> sample = regular_sample(scores, dominant, sampled, workspace);
+    fill(layout, dominant, sample, partition);
   }
 
  private:
@@ -93,19 +96,18 @@ struct DominantContextual {
 
   /// `count` ordinals at even distances of those that are not dominant, ascending. Tokens whose
   /// score is not finite take part only as far as there are too few others.
-  static Span<Index> regular_sample(Span<const double> scores, Span<const Index> dominant,
+  static Span<Index> regular_sample(Span<const double> scores, Span<const bool> dominant,
                                     Index count, Workspace& workspace) {
     const Index n = scores.size();
-    const Span<bool> taken = detail::mark(n, dominant, workspace);
     const Span<Index> rest = workspace.take<Index>(n);
     Index size = 0;
     for (Index v = 0; v < n; ++v) {
-      if (!taken[v] && std::isfinite(scores[v])) {
+      if (!dominant[v] && std::isfinite(scores[v])) {
         rest[size++] = v;
       }
     }
     for (Index v = 0; v < n && size < count; ++v) {
-      if (!taken[v] && !std::isfinite(scores[v])) {
+      if (!dominant[v] && !std::isfinite(scores[v])) {
         rest[size++] = v;
       }
     }
@@ -118,30 +120,33 @@ struct DominantContextual {
     return sample;
   }
 
-  void fill(const TokenLayout& layout, Span<const Index> dominant, Span<const Index> sample,
-            Partition& partition, Workspace& workspace) const {
-    const Span<bool> stays = detail::mark(layout.visual_count(), dominant, workspace);
+  /// `stays`: the dominant tokens; the sample is added to them.
+  void fill(const TokenLayout& layout, Span<bool> stays, Span<const Index> sample,
+            Partition& partition) const {
+    const auto preserve_marked = [&] {
+      for (Index v = 0; v < stays.size(); ++v) {
+        if (stays[v]) {
+          partition.preserved.push_back(layout.visual()[v]);
+        }
+      }
+    };
+    if (order == DominantOrder::dominant_first) {
+      preserve_marked();
+    }
     for (const Index v : sample) {
       stays[v] = true;
       partition.targets.push_back(layout.visual()[v]);
     }
     if (order == DominantOrder::raster) {
-      for (Index v = 0; v < layout.visual_count(); ++v) {
-        if (stays[v]) {
-          partition.preserved.push_back(layout.visual()[v]);
-        }
-      }
+      preserve_marked();
     } else {
-      for (const Span<const Index> part : {dominant, sample}) {
-        for (const Index v : part) {
-          partition.preserved.push_back(layout.visual()[v]);
-        }
-      }
+      partition.preserved.insert(partition.preserved.end(), partition.targets.begin(),
+                                 partition.targets.end());
     }
-    if (sample.empty() && !dominant.empty()) {
+    if (sample.empty() && !partition.preserved.empty()) {
       return;  // a discarded token would be given to the dominant ones
     }
-    for (Index v = 0; v < layout.visual_count(); ++v) {
+    for (Index v = 0; v < stays.size(); ++v) {
       if (!stays[v]) {
         partition.discarded.push_back(layout.visual()[v]);
       }

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "tokenfold/core/select.hpp"
+#include "tokenfold/core/softmax.hpp"
 #include "tokenfold/core/stages.hpp"
 #include "tokenfold/filter/greedy_coverage.hpp"
 #include "tokenfold/filter/similarity_matrix.hpp"
@@ -182,24 +183,49 @@ struct MultimodalCoverage {
     const Index all = cosines.size();
     const Span<Acc> half = workspace.take<Acc>(all);
     const auto sharpness = static_cast<Acc>(1 / vision_temperature);
-    detail::similarity_matrix(cosines, likeness, workspace, [&](Range block) {
+    detail::lower_similarities(cosines, likeness, workspace);
+    for (Index i = 0; i < all; ++i) {
+      half[i] = cosines.inverse_norm(i) > 0 ? likeness(i, i) / 2 : Acc(0.5);
+    }
+    detail::mirror(likeness, workspace, [&](Range block) {
       for (Index i = block.begin; i < block.end; ++i) {
-        half[i] = cosines.inverse_norm(i) > 0 ? likeness(i, i) / 2 : Acc(0.5);
-      }
-      const auto halves = detail::as_vector(half.subspan(0, block.end)).array();
-      for (Index i = block.begin; i < block.end; ++i) {
-        detail::VectorMap<Acc> row(likeness.row(i), block.end);
-        row = ((row.array() - (halves + half[i])) * sharpness)
-                  .cwiseMin(Acc(0))
-                  .cwiseMax(Acc(-80))
-                  .exp();
+        for (Index j = 0; j <= i; j += detail::packet_size<Acc>) {
+          liken(likeness.row(i) + j, half.data() + j, half[i], sharpness, i + 1 - j);
+        }
       }
     });
-    for (Index j = 0; j < all; ++j) {
-      const double sum = detail::segmented_sum(detail::ConstVectorMap<Acc>(likeness.row(j), all));
-      share[j] = static_cast<Acc>(alpha / (static_cast<double>(all) * sum));
-      valid[j] = valid[j] && cosines.valid(j);
+    constexpr Index together = 64;
+    workspace.for_each((all + together - 1) / together, [&](Index b) {
+      for (Index j = b * together; j < std::min((b + 1) * together, all); ++j) {
+        const double sum = detail::segmented_sum(detail::ConstVectorMap<Acc>(likeness.row(j), all));
+        share[j] = static_cast<Acc>(alpha / (static_cast<double>(all) * sum));
+        valid[j] = valid[j] && cosines.valid(j);
+      }
+    });
+  }
+
+  /// cosines[j] ← exp((cosines[j] − half − halves[j]) · sharpness) for up to a packet of numbers,
+  /// few ones by the same exponential, so that equal tokens stay equal.
+  template <class Acc>
+  static void liken(Acc* cosines, const Acc* halves, Acc half, Acc sharpness, Index count) {
+    using namespace Eigen::internal;
+    using P = detail::Packet<Acc>;
+    constexpr Index size = detail::packet_size<Acc>;
+    const auto raised = [&](const Acc* c, const Acc* h) {
+      const P less = psub(ploadu<P>(c), padd(ploadu<P>(h), pset1<P>(half)));
+      const P clamped =
+          pmax(pmin(pmul(less, pset1<P>(sharpness)), pset1<P>(Acc(0))), pset1<P>(Acc(-80)));
+      return detail::exponential<Acc>(clamped);
+    };
+    if (count >= size) {
+      pstoreu(cosines, raised(cosines, halves));
+      return;
     }
+    Acc some[2][size] = {};
+    std::copy_n(cosines, count, some[0]);
+    std::copy_n(halves, count, some[1]);
+    pstoreu(some[0], raised(some[0], some[1]));
+    std::copy_n(some[0], count, cosines);
   }
 
   /// p = P. Clears `valid` where x is not finite.
@@ -210,8 +236,9 @@ struct MultimodalCoverage {
     using Sum = Accumulator<T>;
     const auto& text = sequence.text_embeddings;
     Workspace::Frame frame(workspace);
-    const detail::CosineRows<T> cosines(
-        all_rows(sequence.layout, sequence.features, "mmtok: features", workspace), workspace);
+    detail::CosineRows<T> cosines(
+        all_rows(sequence.layout, sequence.features, "mmtok: features", workspace),
+        detail::NormsLater(), workspace);
     const Index d = cosines.matrix().cols();
     require(text.cols() == d, "mmtok: text embeddings are ", text.cols(), " wide, features ", d);
 
@@ -228,8 +255,10 @@ struct MultimodalCoverage {
     }
     const Index all = cosines.size();
     const MatrixView<Sum> products(workspace.take<Sum>(m * all).data(), m, all);
-    detail::inner_products(MatrixView<const Sum>(directions), HeadsView<const T>(cosines.matrix()),
-                           products, workspace);
+    products.map().setZero();
+    // Norms and products while the rows are in a cache: 5.4 → 5.1 ms for 576 × 1024 and 4096.
+    detail::add_dot_products(MatrixView<const Sum>(directions), cosines.matrix(), products,
+                             workspace, [&](Range rows) { cosines.set_norms(rows); });
     const Span<double> logits = workspace.take<double>(all);
     for (Index t = 0; t < m; ++t) {
       for (Index i = 0; i < all; ++i) {

@@ -42,7 +42,8 @@ namespace filter {
 /// The filter is asked once per frame, with all resources of the sequence and a layout in which
 /// only that frame is visual: [CLS], text and attention are those of the whole sequence, while
 /// quartiles, grid windows and the like are the frame's. Its answers are joined in row order.
-/// The stages after the filter still see one sequence: what a frame discards may go to another.
+/// The stages after the filter still see one sequence: what a frame discards may go to another,
+/// unless the filter has found its target already (`Partition::nearest`: ToMe), in the frame.
 ///
 /// Throws if the tokens of a frame do not stand together (a synthetic token counts as frame 0's).
 ///
@@ -88,6 +89,7 @@ struct PerFrame {
       append(partition.preserved, part.preserved);
       append(partition.discarded, part.discarded);
       append(partition.scores, part.scores);
+      append(partition.nearest, part.nearest);
     }
     if (has_targets) {  // ascending, and a frame without a list of its own offers all it preserves
       std::sort(partition.targets.begin(), partition.targets.end());
@@ -98,6 +100,9 @@ struct PerFrame {
     }
     if (static_cast<Index>(partition.scores.size()) != n) {
       partition.scores.clear();
+    }
+    if (partition.nearest.size() != partition.discarded.size()) {
+      partition.nearest.clear();
     }
     workspace.frame_layout = std::move(alone);
     workspace.frame_partition = std::move(part);

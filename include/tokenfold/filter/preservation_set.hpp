@@ -138,9 +138,7 @@ struct PreservationSet {
         continue;
       }
       covered.begin_with(token);
-      for (Index i = 0; i < n; ++i) {
-        coverage[i] = covered.gain(i);
-      }
+      detail::all_gains(covered, coverage, workspace);
     }
     std::copy_n(last.begin(), chosen.size() - picks, chosen.begin() + picks);
   }

@@ -7,85 +7,186 @@
 #include <limits>
 #include <numeric>
 
-#include "tokenfold/core/products.hpp"
+#include "tokenfold/core/packets.hpp"
 #include "tokenfold/core/select.hpp"
 #include "tokenfold/core/stages.hpp"
 #include "tokenfold/core/token_rows.hpp"
-#include "tokenfold/filter/channel_chunks.hpp"
+#include "tokenfold/filter/row_dots.hpp"
 
 namespace tokenfold {
 namespace detail {
 
-/// Some rows of a matrix, in the type that sums are kept in.
-template <class Acc>
+/// Some rows of a matrix.
+template <class T>
 struct RowBlock {
-  /// 32 rows of 3584 floats fill less than half of a typical L2 cache.
+  /// Two blocks of 3584 floats fit into a typical L2 cache.
   static constexpr Index most = 32;
 
   std::array<Index, most> ordinals;
-  std::array<const Acc*, most> rows;
+  std::array<const T*, most> rows;
+  std::array<const T*, most> later;  // what is read next
   Index size = 0;
 
-  void push_back(Index ordinal, const Acc* row) {
+  void push_back(Index ordinal, const T* row) {
     ordinals[static_cast<std::size_t>(size)] = ordinal;
     rows[static_cast<std::size_t>(size)] = row;
     ++size;
   }
   Index ordinal(Index i) const { return ordinals[static_cast<std::size_t>(i)]; }
-  const Acc* row(Index i) const { return rows[static_cast<std::size_t>(i)]; }
+  const T* row(Index i) const { return rows[static_cast<std::size_t>(i)]; }
+
+  /// Asks for channel c of a row of the next block, to be brought into the L2 cache: in the L1
+  /// cache it would not stay.
+  void prefetch_later(Index i, Index c) const {
+#if defined(__GNUC__)
+    __builtin_prefetch(later[static_cast<std::size_t>(i)] + c, 0, 2);
+#endif
+  }
 };
 
 enum class Direction { forwards, backwards };
 
-/// Calls use(block) for blocks of the rows of `x` that `reads(ordinal, row)` wants, row being
-/// [D] in the type that sums are kept in. `x` is a matrix, or anything with rows(), cols() and
-/// row(i).
+/// Calls use(block) for blocks of the rows of `x` that `reads(ordinal, row)` wants. `x` is a
+/// matrix, or anything with rows() and row(i).
 ///
-/// Sums over all rows do not fit the L1 cache. So rows are fetched from memory one by one, by what
-/// `reads` does with them, and added up a block at a time: a pass of 4096 × 3584 floats takes what
-/// reading them takes (6.8 → 4.3 ms).
+/// Sums over all rows do not fit the L1 cache. So `reads` goes through rows one by one, as it is
+/// fastest to fetch them from memory, and what `use` adds up comes from the L2 cache, while it
+/// prefetches the next block: two such passes over 4096 × 3584 floats, 3.0 ms to read, 9.4 → 8.2 ms,
+/// over halves 5.3 → 4.2 ms.
 template <class Rows, class Reads, class Use>
-void for_each_block(const Rows& x, Direction direction, Workspace& workspace, Reads&& reads,
-                    Use&& use) {
-  using T = std::remove_cvref_t<decltype(*x.row(0))>;
-  using Acc = Accumulator<T>;
-  constexpr Index most = RowBlock<Acc>::most;
-  constexpr bool widens = !std::same_as<T, Acc>;
-  Workspace::Frame frame(workspace);
-  const Span<Acc> buffer = workspace.take<Acc>(widens ? most * x.cols() : 0);
-  const Index blocks = (x.rows() + most - 1) / most;
+void for_each_block(const Rows& x, Direction direction, Reads&& reads, Use&& use) {
+  using Block = RowBlock<std::remove_cvref_t<decltype(*x.row(0))>>;
+  const Index blocks = (x.rows() + Block::most - 1) / Block::most;
+  const Index step = direction == Direction::forwards ? Block::most : -Block::most;
   for (Index k = 0; k < blocks; ++k) {
-    const Index begin = most * (direction == Direction::forwards ? k : blocks - 1 - k);
-    RowBlock<Acc> block;
-    for (Index v = begin; v < std::min(begin + most, x.rows()); ++v) {
-      const Acc* row =
-          wide(x.row(v), x.cols(), buffer.data() + (widens ? block.size * x.cols() : 0));
-      if (reads(v, row)) {
-        block.push_back(v, row);
+    const Index begin = (step > 0 ? k : k + 1 - blocks) * step;
+    Block block;
+    for (Index v = begin; v < std::min(begin + Block::most, x.rows()); ++v) {
+      block.later[static_cast<std::size_t>(v - begin)] =
+          x.row(std::clamp<Index>(v + step, 0, x.rows() - 1));
+      if (reads(v, x.row(v))) {
+        block.push_back(v, x.row(v));
       }
     }
     use(block);
   }
 }
 
-/// Sums of x − first and of its square over a block, for the channels from c, first being the
-/// block's first row. False if squares overflow `Sum` or lose terms to underflow.
-template <class Sum, class Acc, int Width>
-bool block_moments(const RowBlock<Acc>& block, Index c, Chunk<double, Width>& sum,
-                   Chunk<double, Width>& squares) {
-  using Values = Chunk<Sum, Width>;
-  using Limits = std::numeric_limits<Sum>;
-  const Values first = load<Width>(block.row(0) + c).template cast<Sum>();
-  Values s = Values::Zero();
-  Values q = Values::Zero();
-  for (Index i = 1; i < block.size; ++i) {
-    const Values distance = load<Width>(block.row(i) + c).template cast<Sum>() - first;
-    s += distance;
-    q += distance * distance;
+/// Where the type that sums are kept in does not do.
+template <class T, class U>
+double dot_in_double(const T* a, const U* b, Index d) {
+  double sum = 0;
+  for (Index c = 0; c < d; ++c) {
+    sum += static_cast<double>(a[c]) * static_cast<double>(b[c]);
   }
-  sum = s.template cast<double>();
-  squares = q.template cast<double>();
-  return q.minCoeff() >= Limits::min() / Limits::epsilon() && q.maxCoeff() <= Limits::max();
+  return sum;
+}
+
+/// Do sums of squares neither overflow `Acc` nor lose terms to underflow, if these are the least and
+/// the greatest?
+template <class Acc>
+bool are_sound(Acc least, Acc greatest) {
+  using Limits = std::numeric_limits<Acc>;
+  return least >= Limits::min() / Limits::epsilon() && greatest <= Limits::max();
+}
+
+/// Is a row finite (and not a double row too long for its square)?
+template <class T>
+bool is_finite(const T* row, Index d) {
+  using namespace Eigen::internal;
+  using Acc = Accumulator<T>;
+  using P = Packet<Acc>;
+  constexpr Index lanes = 4;  // so that additions do not wait for one another
+  P sums[lanes];
+  unrolled<lanes>([&](auto i) { sums[i] = pset1<P>(Acc(0)); });
+  for_each_packet<Acc, lanes>(d, [&](auto i, auto&& load, Range) {
+    const P x = load(row);
+    sums[i] = pmadd(x, x, sums[i]);
+  });
+  if (std::isfinite(predux(padd(padd(sums[0], sums[1]), padd(sums[2], sums[3]))))) {
+    return true;
+  }
+  return std::isfinite(dot_in_double(row, row, d));
+}
+
+/// Calls use(ordinal, Σ x²) for the rows of a block, the sum being over the chosen channels. Four
+/// at a time, which share the choice: 0.6 of 4.5 ms for 4096 × 3584 floats.
+template <class T, class Use>
+void for_each_square(const RowBlock<T>& block, Span<const Accumulator<T>> chosen, Use&& use) {
+  using namespace Eigen::internal;
+  using Acc = Accumulator<T>;
+  using P = Packet<Acc>;
+  constexpr Index together = 4;
+  for (Index begin = 0; begin < block.size; begin += together) {
+    const T* rows[together];
+    P sums[together];
+    unrolled<together>([&](auto i) {
+      rows[i] = block.row(std::min<Index>(begin + i, block.size - 1));
+      sums[i] = pset1<P>(Acc(0));
+    });
+    for_each_packet<Acc, 1>(chosen.size(), [&](auto, auto&& load, Range) {
+      const P mask = load(chosen.data());
+      unrolled<together>([&](auto i) {
+        const P x = pmul(load(rows[i]), mask);
+        sums[i] = pmadd(x, x, sums[i]);
+      });
+    });
+    for (Index i = 0; i < std::min(together, block.size - begin); ++i) {
+      const Acc own = predux(sums[i]);
+      auto square = static_cast<double>(own);
+      if (!are_sound(own, own)) {
+        square = 0;
+        for (Index c = 0; c < chosen.size(); ++c) {
+          const double x = chosen[c] != Acc(0) ? static_cast<double>(rows[i][c]) : 0.0;
+          square += x * x;
+        }
+      }
+      use(block.ordinal(begin + i), square);
+    }
+  }
+}
+
+/// Calls add(c, first, sum, squares) for a packet of channels c: of the block's first row, and sums
+/// over the block of x − first and of its square; in double where the type that sums are kept in
+/// does not do. Prefetches the same channels of the next block.
+template <class T, class Load, class Add>
+EIGEN_ALWAYS_INLINE void add_moments(const RowBlock<T>& block, Range channels, Load&& load,
+                                     Add&& add) {
+  using namespace Eigen::internal;
+  using Acc = Accumulator<T>;
+  using P = Packet<Acc>;
+  const P first = load(block.row(0));
+  P sum = pset1<P>(Acc(0));
+  P squares = pset1<P>(Acc(0));
+  for (Index i = 0; i < block.size; ++i) {
+    block.prefetch_later(i, channels.begin);
+    const P distance = psub(load(block.row(i)), first);
+    sum = padd(sum, distance);
+    squares = pmadd(distance, distance, squares);
+  }
+  if (are_sound(predux_min(squares), predux_max(squares))) {
+    constexpr Index size = packet_size<Acc>;
+    Acc values[3][size];
+    pstoreu(values[0], first);
+    pstoreu(values[1], sum);
+    pstoreu(values[2], squares);
+    for (Index i = 0; i < std::min(size, channels.size()); ++i) {
+      add(channels.begin + i, static_cast<double>(values[0][i]), static_cast<double>(values[1][i]),
+          static_cast<double>(values[2][i]));
+    }
+    return;
+  }
+  for (Index c = channels.begin; c < channels.end; ++c) {
+    const auto origin = static_cast<double>(block.row(0)[c]);
+    double s = 0;
+    double q = 0;
+    for (Index i = 1; i < block.size; ++i) {
+      const double distance = static_cast<double>(block.row(i)[c]) - origin;
+      s += distance;
+      q += distance * distance;
+    }
+    add(c, origin, s, q);
+  }
 }
 
 /// Marks in `low` the ⌊share · D⌋ channels of lowest variance (biased) over the rows of `x`, equal
@@ -93,7 +194,7 @@ bool block_moments(const RowBlock<Acc>& block, Index c, Chunk<double, Width>& su
 template <class Rows>
 void low_variance_channels(const Rows& x, double share, Span<bool> usable, Span<bool> low,
                            Workspace& workspace) {
-  using Acc = Accumulator<std::remove_cvref_t<decltype(*x.row(0))>>;
+  using T = std::remove_cvref_t<decltype(*x.row(0))>;
   const Index d = x.cols();
   Workspace::Frame frame(workspace);
   // Sums of x − shift and of its square, shift being the first usable row: a variance must not
@@ -103,32 +204,29 @@ void low_variance_channels(const Rows& x, double share, Span<bool> usable, Span<
   const Span<double> sum = workspace.take_filled<double>(d, 0.0);
   const Span<double> squares = workspace.take_filled<double>(d, 0.0);
   Index count = 0;
-  const auto is_usable = [&](Index i, const Acc* row) {
-    usable[i] = std::isfinite(squared_norm(ConstVectorMap<Acc>(row, d)));
+  const auto is_usable = [&](Index i, const T* row) {
+    usable[i] = is_finite(row, d);
     return usable[i];
   };
-  for_each_block(x, Direction::forwards, workspace, is_usable, [&](const RowBlock<Acc>& block) {
+  for_each_block(x, Direction::forwards, is_usable, [&](const RowBlock<T>& block) {
     if (block.size == 0) {
       return;
     }
     if (count == 0) {
-      std::copy_n(block.row(0), d, shift.begin());
+      for (Index c = 0; c < d; ++c) {
+        shift[c] = static_cast<double>(block.row(0)[c]);
+      }
     }
     count += block.size;
     const auto n = static_cast<double>(block.size);
     const double inverse_n = 1 / n;
-    for_each_chunk(d, [&](auto width, Index c) {
-      using Sums = Eigen::Map<Chunk<double, width>>;
-      Chunk<double, width> s;
-      Chunk<double, width> q;
-      if (!block_moments<Acc>(block, c, s, q)) {
-        block_moments<double>(block, c, s, q);
-      }
-      const Chunk<double, width> mean = load<width>(block.row(0) + c).template cast<double>() -
-                                        Sums(shift.data() + c) + s * inverse_n;
-      Sums(sum.data() + c) += n * mean;
-      Sums(squares.data() + c) += q - s * s * inverse_n + n * mean * mean;
-    });
+    const auto add = [&](Index c, double first, double block_sum, double block_squares) {
+      const double mean = first - shift[c] + block_sum * inverse_n;
+      sum[c] += n * mean;
+      squares[c] += block_squares - block_sum * block_sum * inverse_n + n * mean * mean;
+    };
+    for_each_packet<Accumulator<T>, 1>(
+        d, [&](auto, auto&& load, Range channels) { add_moments(block, channels, load, add); });
   });
   const Span<double> variance = workspace.take<double>(d);
   const auto n = static_cast<double>(std::max<Index>(count, 1));
@@ -229,16 +327,12 @@ struct VideoUniqueness {
     const Span<Index> counts = frame_counts(frames, to_video, share, workspace);
 
     // One ranking decides everything: lowest score first, what is not finite last.
-    const Span<double> uniqueness = workspace.take<double>(n);
-    for (Index v = 0; v < n; ++v) {
-      uniqueness[v] = -Span<const double>(partition.scores)[v];
-    }
-    const Span<const Index> ranking = detail::rank_highest(uniqueness, n, workspace);
+    const Span<const Ranked> ranking = rank(partition.scores, workspace);
     const Span<bool> stays = workspace.take_filled<bool>(n, false);
     const Span<Index> room = workspace.take<Index>(counts.size());
     std::copy(counts.begin(), counts.end(), room.begin());
-    for (const Index v : ranking) {
-      stays[v] = room[frames.of[v]]-- > 0;
+    for (const Ranked& token : ranking) {
+      stays[token.ordinal] = room[frames.of[token.ordinal]]-- > 0;
     }
     if (!budget.is_adaptive()) {
       correct_total(keep, ranking, frames, counts, stays);
@@ -252,6 +346,11 @@ struct VideoUniqueness {
   struct Frames {
     Span<Index> of;  // the frame of each visual token
     Index count = 0;
+  };
+
+  struct Ranked {
+    double score;
+    Index ordinal;
   };
 
   void check() const {
@@ -274,7 +373,7 @@ struct VideoUniqueness {
   void score(const detail::VisualRows<T>& x, const Frames& frames, Span<double> to_video,
              Span<double> scores, Workspace& workspace) const {
     using Acc = Accumulator<T>;
-    using Block = detail::RowBlock<Acc>;
+    using Block = detail::RowBlock<T>;
     const Index d = x.cols();
     const Index t_count = frames.count;
     Workspace::Frame frame(workspace);
@@ -294,23 +393,19 @@ struct VideoUniqueness {
     const Span<double> members = workspace.take_filled<double>(t_count + 1, 0.0);
     // Backwards: the rows that the first pass read last are still in the cache (14.9 → 13.6 ms for
     // three passes of 4096 × 3584 floats).
-    const auto measure = [&](Index i, const Acc* row) {
-      if (!usable[i]) {
-        return false;
-      }
-      const double length = std::sqrt(detail::squared_norm(
-          detail::ConstVectorMap<Acc>(row, d).cwiseProduct(detail::as_vector(chosen))));
-      inverse[i] = 1 / std::max(length, 1e-12);
-      square[i] = length * inverse[i] * (length * inverse[i]);
-      return true;
+    const auto is_usable = [&](Index i, const T*) { return usable[i]; };
+    const auto add = [&](const Block& block) {
+      detail::for_each_square(block, chosen, [&](Index i, double length_square) {
+        const double length = std::sqrt(length_square);
+        inverse[i] = 1 / std::max(length, 1e-12);
+        square[i] = length * inverse[i] * (length * inverse[i]);
+      });
+      for_each_frame(frames, block, [&](Index t, Range rows) {
+        members[t] += static_cast<double>(rows.size());
+        add_directions<T>(block, rows, inverse, chosen, centres.row(t));
+      });
     };
-    detail::for_each_block(x, detail::Direction::backwards, workspace, measure,
-                           [&](const Block& block) {
-                             for_each_frame(frames, block, [&](Index t, Range rows) {
-                               members[t] += static_cast<double>(rows.size());
-                               add_directions<Acc>(block, rows, inverse, chosen, centres.row(t));
-                             });
-                           });
+    detail::for_each_block(x, detail::Direction::backwards, is_usable, add);
     auto centre = MatrixView<detail::DoubleFor<T>>(centres).map();
     for (Index t = 0; t < t_count; ++t) {
       centre.row(t_count) += centre.row(t);
@@ -326,23 +421,31 @@ struct VideoUniqueness {
 
     std::fill(to_video.begin(), to_video.end(), std::numeric_limits<double>::quiet_NaN());
     std::copy(to_video.begin(), to_video.end(), scores.begin());
-    const auto similarity = [&](Index i, const Acc* row, Index t) {
-      return detail::gaussian_similarity(square[i] - 2 * inverse[i] * product(row, near.row(t), d) +
-                                         centre_square[t]);
-    };
-    const auto compare_with_video = [&](Index i, const Acc* row) {
-      if (usable[i]) {
-        to_video[i] = similarity(i, row, t_count);
+    constexpr Index together = 64;
+    for (Index begin = 0, end = 0; begin < x.rows(); begin = end) {
+      const Index t = frames.of[begin];
+      while (end < std::min(begin + together, x.rows()) && frames.of[end] == t) {
+        ++end;
       }
-      return usable[i];
-    };
-    detail::for_each_block(x, detail::Direction::forwards, workspace, compare_with_video,
-                           [&](const Block& block) {
-                             for (Index r = 0; r < block.size; ++r) {
-                               const Index i = block.ordinal(r);
-                               scores[i] = to_video[i] + similarity(i, block.row(r), frames.of[i]);
-                             }
-                           });
+      Acc values[2 * together];
+      const MatrixView<Acc> products(values, 2, end - begin);  // with frame and video
+      detail::row_dots<T>(
+          MatrixView<const Acc>(near.row(t), 2, d, near.row(t_count) - near.row(t)), end - begin,
+          [&](Index r) { return x.row(begin + r); }, products);
+      const auto similarity = [&](Index i, Index row, Index m) {
+        auto product = static_cast<double>(products(row, i - begin));
+        if (!std::isfinite(product)) {
+          product = detail::dot_in_double(x.row(i), near.row(m), d);
+        }
+        return detail::gaussian_similarity(square[i] - 2 * inverse[i] * product + centre_square[m]);
+      };
+      for (Index i = begin; i < end; ++i) {
+        if (usable[i]) {
+          to_video[i] = similarity(i, 1, t_count);
+          scores[i] = to_video[i] + similarity(i, 0, t);
+        }
+      }
+    }
   }
 
   /// Calls use(t, rows) for the rows of a block that are of the same frame t and stand together.
@@ -357,29 +460,32 @@ struct VideoUniqueness {
     }
   }
 
-  /// sum += Σ_i inverse_i · x_i over `rows` of a block, in the channels `low`.
-  template <class Acc>
-  static void add_directions(const detail::RowBlock<Acc>& block, Range rows,
-                             Span<const double> inverse, Span<const Acc> chosen, double* sum) {
-    detail::for_each_chunk(chosen.size(), [&](auto width, Index c) {
-      using Values = detail::Chunk<Acc, width>;
-      const auto mask = detail::load<width>(chosen.data() + c);
-      Values part = Values::Zero();
+  /// sum += Σ_i inverse_i · x_i over `rows` of a block, in the chosen channels.
+  template <class T>
+  static void add_directions(const detail::RowBlock<T>& block, Range rows,
+                             Span<const double> inverse, Span<const Accumulator<T>> chosen,
+                             double* sum) {
+    using namespace Eigen::internal;
+    using Acc = Accumulator<T>;
+    using P = detail::Packet<Acc>;
+    Acc scale[detail::RowBlock<T>::most];
+    for (Index i = rows.begin; i < rows.end; ++i) {
+      scale[i] = static_cast<Acc>(inverse[block.ordinal(i)]);
+    }
+    detail::for_each_packet<Acc, 1>(chosen.size(), [&](auto, auto&& load, Range at) {
+      P part = pset1<P>(Acc(0));
       for (Index i = rows.begin; i < rows.end; ++i) {
-        const auto scale = static_cast<Acc>(inverse[block.ordinal(i)]);
-        part += scale * (mask * detail::load<width>(block.row(i) + c));
+        block.prefetch_later(i, at.begin);
+        part = pmadd(pset1<P>(scale[i]), load(block.row(i)), part);
       }
-      Eigen::Map<detail::Chunk<double, width>>(sum + c) += part.template cast<double>();
+      Acc values[detail::packet_size<Acc>];
+      pstoreu(values, part);
+      for (Index i = 0; i < at.size(); ++i) {
+        // No product with 0: what is not chosen may have overflowed.
+        const Index c = at.begin + i;
+        sum[c] += chosen[c] != Acc(0) ? static_cast<double>(values[i]) : 0.0;
+      }
     });
-  }
-
-  /// a · b, in double if need be.
-  template <class Acc>
-  static double product(const Acc* a, const Acc* b, Index d) {
-    const detail::ConstVectorMap<Acc> x(a, d);
-    const detail::ConstVectorMap<Acc> y(b, d);
-    const auto own = static_cast<double>(x.dot(y));
-    return std::isfinite(own) ? own : x.template cast<double>().dot(y.template cast<double>());
   }
 
   /// n_t of every frame; 0 of a frame without finite tokens.
@@ -421,13 +527,26 @@ struct VideoUniqueness {
     return counts;
   }
 
+  /// By rising score, equal ones by ordinal, what is not finite last. Scores beside the ordinals:
+  /// 0.47 → 0.12 ms of 4096 tokens.
+  static Span<const Ranked> rank(Span<const double> scores, Workspace& workspace) {
+    const Span<Ranked> ranking = workspace.take<Ranked>(scores.size());
+    for (Index v = 0; v < scores.size(); ++v) {
+      ranking[v] = {detail::finite_or(scores[v], std::numeric_limits<double>::infinity()), v};
+    }
+    std::sort(ranking.begin(), ranking.end(), [](const Ranked& a, const Ranked& b) {
+      return a.score != b.score ? a.score < b.score : a.ordinal < b.ordinal;
+    });
+    return {ranking.data(), ranking.size()};
+  }
+
   /// Makes the number of preserved tokens `keep`.
-  void correct_total(Index keep, Span<const Index> ranking, const Frames& frames,
+  void correct_total(Index keep, Span<const Ranked> ranking, const Frames& frames,
                      Span<Index> counts, Span<bool> stays) const {
     Index total = std::accumulate(counts.begin(), counts.end(), Index{0});
     const auto drop_down_to = [&](Index least) {
       for (Index r = ranking.size() - 1; r >= 0 && total > keep; --r) {
-        const Index v = ranking[r];
+        const Index v = ranking[r].ordinal;
         if (stays[v] && counts[frames.of[v]] > least) {
           stays[v] = false;
           --counts[frames.of[v]];
@@ -438,7 +557,7 @@ struct VideoUniqueness {
     drop_down_to(may_empty_frames ? 0 : 1);
     drop_down_to(0);
     for (Index r = 0; r < ranking.size() && total < keep; ++r) {
-      const Index v = ranking[r];
+      const Index v = ranking[r].ordinal;
       total += stays[v] ? 0 : 1;
       stays[v] = true;
     }

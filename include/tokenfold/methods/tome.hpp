@@ -41,7 +41,7 @@ namespace tokenfold {
 /// Needs: keys; sizes from the second layer on.
 /// Returns: preserved tokens, B's rewritten; no extra token.
 /// Cost: N² · d / 4 multiply-adds for the matching, d the width of one head; r · D for the merging.
-/// Memory: N · (3/2 · d + 18) numbers; the variants below (N + K) · d + 16 · N.
+/// Memory: (3/2 · N + 64) · d + 18 · N numbers; the variants below (N + K + 64) · d + 16 · N.
 using ToMe =
     Pipeline<filter::BipartiteSimilarity, correlate::MostSimilarKeys, compress::SizeWeightedMean>;
 

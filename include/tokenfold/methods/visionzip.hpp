@@ -31,7 +31,7 @@ namespace tokenfold {
 /// Needs: the [CLS] row of attention and the keys, or queries and keys.
 /// Returns: preserved tokens, the contextual ones rewritten; no extra token.
 /// Cost: one attention row; (N − K) · T_c · d multiply-adds, d the width of one head.
-/// Memory: (N + T_c + 32) · d + 16 · N numbers.
+/// Memory: (N + T_c + 64) · d + 16 · N numbers.
 using VisionZip =
     Pipeline<filter::DominantContextual, correlate::MostSimilarKeys, compress::AddMean>;
 

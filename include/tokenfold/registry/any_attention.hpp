@@ -147,8 +147,12 @@ class AnyAttention {
     return *source_;
   }
   AnyAttention part(Part part) const {
-    ask().kind(part);  // throws if there is no such part
     AnyAttention result = *this;
+    if (part_.head >= 0 || part_.single) {  // is one head
+      require(part.head <= 0, "attention: no head ", part.head, " of one head");
+      return result;
+    }
+    ask().kind(part);  // throws if there is no such part
     result.part_ = part;
     return result;
   }
