@@ -100,7 +100,7 @@ class Workspace {
     if (block_ == blocks_.size()) {
       add_block(std::max(bytes, smallest_block));
     }
-    T* data = reinterpret_cast<T*>(blocks_[block_].data()->bytes + used_);
+    T* data = reinterpret_cast<T*>(blocks_[block_].data() + used_ / alignment);
     used_ += bytes;
     in_use_ += bytes;
     peak_ = std::max(peak_, in_use_);
