@@ -33,6 +33,7 @@ struct Linear {
   /// beside the reading of the weights with one.
   void operator()(const Matrix& x, Matrix& y, const Threads& threads) const {
     y.resize(x.rows(), weight.rows);
+    if (x.rows() == 0) return;
     const bool in_place = weight.floats() != nullptr;
     const Index block = block_rows(x.rows());
     const Index blocks = (weight.rows + block - 1) / block;
